@@ -1,0 +1,493 @@
+"""The values that travel between the parts: messages, replies, results, limits and events.
+
+Everything here is a frozen dataclass over plain data, so that it can be shared between tasks, recorded in a log and
+shown to a person without a second representation. This module imports nothing of ours and does no I/O.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypedDict
+
+
+class Message(TypedDict):
+    """One message of a conversation, in the form every chat API shares."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+Messages = Sequence[Message]
+
+
+# -- usage ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one model, or one call of it, consumed. Tokens are the provider's own count; `cost` is in US dollars.
+
+    `cost` is None where no price is known, and stays None in a sum with a part whose price is unknown: a total that
+    silently leaves calls out would be a lie. `cached_tokens` are those of the input that the provider read from its
+    cache; they are included in `input_tokens`.
+    """
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cost: float | None = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Input and output together."""
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.calls + other.calls,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_tokens + other.cached_tokens,
+            None if self.cost is None or other.cost is None else self.cost + other.cost,
+        )
+
+    # The names that code written for other RLM engines reads.
+    @property
+    def total_calls(self) -> int:
+        return self.calls
+
+    @property
+    def total_input_tokens(self) -> int:
+        return self.input_tokens
+
+    @property
+    def total_output_tokens(self) -> int:
+        return self.output_tokens
+
+    @property
+    def total_cost(self) -> float | None:
+        return self.cost
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "total_calls": self.calls,
+            "total_input_tokens": self.input_tokens,
+            "total_output_tokens": self.output_tokens,
+            "total_cached_tokens": self.cached_tokens,
+            "total_cost": self.cost,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class UsageSummary:
+    """Usage per model name, of a whole tree of calls."""
+
+    model_usage_summaries: Mapping[str, Usage] = field(default_factory=dict)
+
+    @property
+    def total(self) -> Usage:
+        return sum(self.model_usage_summaries.values(), Usage())
+
+    @property
+    def total_calls(self) -> int:
+        return self.total.calls
+
+    @property
+    def total_input_tokens(self) -> int:
+        return self.total.input_tokens
+
+    @property
+    def total_output_tokens(self) -> int:
+        return self.total.output_tokens
+
+    @property
+    def total_cost(self) -> float | None:
+        return self.total.cost
+
+    def add(self, model: str, usage: Usage) -> UsageSummary:
+        """This summary with one more piece of usage; the receiver is unchanged."""
+        known = dict(self.model_usage_summaries)
+        known[model] = known.get(model, Usage()) + usage
+        return UsageSummary(known)
+
+    def __add__(self, other: UsageSummary) -> UsageSummary:
+        total = self
+        for model, usage in other.model_usage_summaries.items():
+            total = total.add(model, usage)
+        return total
+
+    def to_dict(self) -> dict[str, Any]:
+        summaries = {model: usage.to_dict() for model, usage in self.model_usage_summaries.items()}
+        return {"model_usage_summaries": summaries, "total_cost": self.total_cost}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A model's answer to one request: its text, the model that gave it, and what it consumed."""
+
+    text: str
+    model: str
+    usage: Usage = Usage(calls=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars per million tokens. What `budget` reserves with; the bill itself comes with each reply."""
+
+    input: float
+    output: float
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one turn (or, given to a session, its whole life) may consume. None means no limit.
+
+    usd: money, over the whole tree of calls. seconds: wall-clock time, waiting for a busy session not included.
+    iterations: replies of the root model (and of each child) before the final request. depth: levels of REPLs; with 1
+    an `rlm_query` is a plain model call. calls: model requests in the tree. tokens: input and output in the tree.
+    errors: failing cells in a row. concurrency: model requests in flight at once, and threads for sync tools.
+    """
+
+    usd: float | None = None
+    seconds: float | None = None
+    iterations: int = 30
+    depth: int = 1
+    calls: int | None = None
+    tokens: int | None = None
+    errors: int | None = None
+    concurrency: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("usd", "seconds", "calls", "tokens", "errors"):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and value > 0):
+                raise ValueError(f"Limits({name}={value!r}): give a number above 0, or None for no limit")
+        for name in ("iterations", "concurrency"):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"Limits({name}={value!r}): give a whole number of at least 1")
+        if not (isinstance(self.depth, int) and self.depth >= 0):
+            raise ValueError(f"Limits(depth={self.depth!r}): give a whole number of at least 0")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+# -- cells ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CellError:
+    """Why a cell failed: the exception's class name, and the traceback of the user's own frames."""
+
+    type: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What `answer` holds at the end of a cell. `content` is text; `ready` submits it."""
+
+    content: str = ""
+    ready: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """One call that a cell made: what it asked of the host, how long that took, and what it cost."""
+
+    key: str
+    name: str
+    prompt: str
+    response: str
+    usage_summary: UsageSummary = UsageSummary()
+    execution_time: float = 0.0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class REPLResult:
+    """What came of one cell.
+
+    stdout, stderr: text, head and tail kept where it was long; stderr ends with the traceback of a failed cell.
+    error: None, or why the cell failed. final_answer: the submitted answer, if any. locals: the names of the
+    namespace and the names of their types, as of the end of the cell. execution_time: seconds. draft: what `answer`
+    held, submitted or not. restarted: the worker was lost with this cell and a new one stands in its place.
+    """
+
+    stdout: str = ""
+    stderr: str = ""
+    error: CellError | None = None
+    final_answer: str | None = None
+    locals: Mapping[str, str] = field(default_factory=dict)
+    rlm_calls: Sequence[CallRecord] = ()
+    execution_time: float = 0.0
+    draft: Draft | None = None
+    restarted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteValue:
+    """Stands for a value that stays in the worker because it has no exact JSON form."""
+
+    type: str
+    repr: str
+
+    def __repr__(self) -> str:
+        return f"<remote {self.type}: {self.repr}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A name of the namespace, for a listing: never its value."""
+
+    name: str
+    type: str
+
+
+# -- what host functions look like to the model --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A host function (or a value) that cells can use under `name`; the model sees signature and description."""
+
+    name: str
+    value: Any
+    description: str = ""
+    retry: Literal["safe", "never"] = "safe"
+
+    @property
+    def is_function(self) -> bool:
+        return callable(self.value)
+
+
+# -- answers -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RLMChatCompletion:
+    """The answer to one turn.
+
+    root_model: the model's name. prompt: what the caller asked (the question, or else the context as given). response:
+    the answer as text; output: the same, validated, where an `output_type` was given. usage_summary: of the whole tree
+    of calls; cost: its total in US dollars, None where a price is unknown. execution_time: seconds, waiting for the
+    session not included. turn: the turn's number in its session. metadata: how the turn went (iterations, cells, calls).
+    """
+
+    root_model: str
+    prompt: Any
+    response: str
+    usage_summary: UsageSummary = UsageSummary()
+    execution_time: float = 0.0
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    output: Any = None
+    turn: int = 0
+
+    @property
+    def cost(self) -> float | None:
+        return self.usage_summary.total_cost
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; `prompt` and `output` are given as they are where JSON has them, else as repr."""
+        return {
+            "root_model": self.root_model,
+            "prompt": _plain(self.prompt),
+            "response": self.response,
+            "output": _plain(self.output),
+            "usage_summary": self.usage_summary.to_dict(),
+            "cost": self.cost,
+            "execution_time": self.execution_time,
+            "turn": self.turn,
+            "metadata": _plain(self.metadata),
+        }
+
+
+# -- events --------------------------------------------------------------------------------------------------------
+#
+# A session's log is a list of events; everything else that is known of a session is a fold over it. `at` says where in
+# the tree of calls an event stands: "t3" is turn 3, "t3/a0" its first request, "t3/c1" its second cell, and
+# "t3/c1/rlm_query:9f…#0/c0" the first cell of a child that this cell started. Events with `durable = False` only
+# tell a spectator what has begun; they are not recorded.
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What all events share. `at`: the place in the tree of calls."""
+
+    kind: ClassVar[str] = "event"
+    durable: ClassVar[bool] = True
+
+    at: str
+
+    def to_dict(self) -> dict[str, Any]:
+        values = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        return {"kind": self.kind, **values}
+
+
+@dataclass(frozen=True, slots=True)
+class ContextAdded(Event):
+    """`context_{index}` exists; `type` and `size` (characters, bytes or items; None without a length) describe it."""
+
+    kind: ClassVar[str] = "context"
+    index: int = 0
+    type: str = "str"
+    size: int | None = None
+    name: str | None = None
+    digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked(Event):
+    """A turn began. `context`: index of the input that came with it; `opening`: the messages the root model got."""
+
+    kind: ClassVar[str] = "asked"
+    question: str | None = None
+    context: int | None = None
+    key: str | None = None
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Asking(Event):
+    """A model request is on its way (not recorded)."""
+
+    kind: ClassVar[str] = "asking"
+    durable: ClassVar[bool] = False
+    purpose: str = "iteration"
+
+
+@dataclass(frozen=True, slots=True)
+class Replied(Event):
+    """The root model of the turn (or of a child) replied."""
+
+    kind: ClassVar[str] = "replied"
+    purpose: str = "iteration"
+    reply: Reply = Reply("", "")
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Running(Event):
+    """A cell began (not recorded)."""
+
+    kind: ClassVar[str] = "running"
+    durable: ClassVar[bool] = False
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Printed(Event):
+    """A running cell printed something (not recorded; the whole output comes with `Ran`)."""
+
+    kind: ClassVar[str] = "printed"
+    durable: ClassVar[bool] = False
+    stream: Literal["stdout", "stderr"] = "stdout"
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran(Event):
+    """A cell ended."""
+
+    kind: ClassVar[str] = "ran"
+    code: str = ""
+    result: REPLResult = REPLResult()
+
+
+@dataclass(frozen=True, slots=True)
+class Calling(Event):
+    """A running cell asked something of the host (not recorded)."""
+
+    kind: ClassVar[str] = "calling"
+    durable: ClassVar[bool] = False
+    name: str = ""
+    prompt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Called(Event):
+    """A call was answered: `value` is what the cell gets, `error` says that it failed and `reason` of what kind.
+
+    `prompt` is the beginning of what was asked (the digest in `at` stands for the whole).
+    """
+
+    kind: ClassVar[str] = "called"
+    name: str = ""
+    prompt: str = ""
+    value: Any = None
+    error: str | None = None
+    reason: str | None = None
+    usage_summary: UsageSummary = UsageSummary()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(Event):
+    """A turn (or a child's) is complete. The stream's last event; the turn counts from here on."""
+
+    kind: ClassVar[str] = "answered"
+    completion: RLMChatCompletion = RLMChatCompletion("", None, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped(Event):
+    """A turn ended without an answer, by a limit (`reason` names the exception) or because it was cancelled."""
+
+    kind: ClassVar[str] = "stopped"
+    reason: str = ""
+    message: str = ""
+    partial_answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Event):
+    """A turn ended by an exception that is neither a limit nor a cancellation."""
+
+    kind: ClassVar[str] = "failed"
+    error: str = ""
+    message: str = ""
+    partial_answer: str | None = None
+
+
+EVENTS: Mapping[str, type[Event]] = {
+    event.kind: event
+    for event in (
+        ContextAdded,
+        Asked,
+        Asking,
+        Replied,
+        Running,
+        Printed,
+        Ran,
+        Calling,
+        Called,
+        Answered,
+        Stopped,
+        Failed,
+    )
+}
+
+Listener = Callable[[Event], None]
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON can say it, for people and viewers; what has no JSON form becomes its repr."""
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    if isinstance(value, (RLMChatCompletion, UsageSummary, Usage)):
+        return value.to_dict()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Iterable) and isinstance(value, (list, tuple, set, frozenset, Iterator)):
+        return [_plain(item) for item in value]
+    return repr(value)

@@ -105,7 +105,13 @@ class BudgetExceededError(TurnError):
     """The money or the number of calls of a turn is used up. `limit` says which: "usd" or "calls"."""
 
     def __init__(
-        self, message: str, *, limit: str = "usd", spent: float = 0.0, budget: float = 0.0, partial_answer: str | None = None
+        self,
+        message: str,
+        *,
+        limit: str = "usd",
+        spent: float = 0.0,
+        budget: float = 0.0,
+        partial_answer: str | None = None,
     ) -> None:
         super().__init__(message, partial_answer=partial_answer)
         self.limit = limit
@@ -116,7 +122,9 @@ class BudgetExceededError(TurnError):
 class TimeoutExceededError(TurnError, TimeoutError):
     """The turn's wall-clock limit passed. `elapsed` and `timeout` are in seconds."""
 
-    def __init__(self, message: str, *, elapsed: float = 0.0, timeout: float = 0.0, partial_answer: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, elapsed: float = 0.0, timeout: float = 0.0, partial_answer: str | None = None
+    ) -> None:
         super().__init__(message, partial_answer=partial_answer)
         self.elapsed = elapsed
         self.timeout = timeout
@@ -125,7 +133,9 @@ class TimeoutExceededError(TurnError, TimeoutError):
 class TokenLimitExceededError(TurnError):
     """The turn's token limit is used up."""
 
-    def __init__(self, message: str, *, tokens_used: int = 0, token_limit: int = 0, partial_answer: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, tokens_used: int = 0, token_limit: int = 0, partial_answer: str | None = None
+    ) -> None:
         super().__init__(message, partial_answer=partial_answer)
         self.tokens_used = tokens_used
         self.token_limit = token_limit

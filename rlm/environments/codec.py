@@ -1,0 +1,133 @@
+"""Python values as JSON and back, exactly, on both ends of a worker's channel.
+
+None, bool, int, float, str, bytes, list, tuple, dict, set and frozenset come back equal and of the same type, whatever
+they hold of each other. Anything else is refused (`encode`) or stands as type name and repr (`describe=True`).
+Standard library only, Python 3.9 and newer: this file also travels into sandboxes. It never pickles.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+TAG = "$"  # a JSON object with this key is a tagged value; a dict that has it as a key is sent as pairs
+MAX_DEPTH = 100  # json itself recurses; far below every interpreter's limit, with room for the caller's own frames
+MAX_REPR = 1_000
+SMALL = 1 << 63  # ints beyond it ride as hexadecimal: json refuses decimal text of more than 4,300 digits
+
+
+class CodecError(TypeError):
+    """A value that has no exact JSON form, or JSON that no codec wrote. The message names the value."""
+
+
+def encode(value: Any, describe: bool = False) -> Any:
+    """`value` as data for `json.dumps`. `describe`: what has no exact form becomes its type's name and repr.
+
+    Raises `CodecError` for such a value otherwise, naming where in `value` it stands.
+    """
+    return _encode(value, describe, (), "value")
+
+
+def _encode(value: Any, describe: bool, above: tuple[int, ...], where: str) -> Any:
+    kind = type(value)
+    if value is None or kind is bool or kind is float:
+        return value
+    if kind is int:
+        return value if -SMALL < value < SMALL else {TAG: "int", "v": hex(value)}
+    if kind is str:
+        # json merges two lone surrogates into one character, so text with surrogates rides as bytes.
+        return value if value.isascii() or _plain_text(value) else {TAG: "str", "v": _base64(_utf8(value))}
+    if kind is bytes:
+        return {TAG: "bytes", "v": _base64(value)}
+    if kind in _CONTAINERS:
+        if id(value) not in above and len(above) < MAX_DEPTH:
+            return _encode_container(value, kind, describe, (*above, id(value)), where)
+        if not describe:
+            raise CodecError(f"{where} contains itself or is nested over {MAX_DEPTH} deep: pass a flatter value")
+    elif not describe:
+        raise CodecError(
+            f"{where} is a {kind.__name__}, which has no exact JSON form: pass plain data (str, int, list, …)"
+        )
+    return {TAG: "remote", "v": [kind.__name__, brief(value)]}
+
+
+def _encode_container(value: Any, kind: type, describe: bool, above: tuple[int, ...], where: str) -> Any:
+    if kind is dict:
+        if all(type(key) is str and key != TAG and (key.isascii() or _plain_text(key)) for key in value):
+            return {key: _encode(item, describe, above, f"{where}[{key!r}]") for key, item in value.items()}
+        pairs = [
+            [_encode(key, describe, above, f"a key of {where}"), _encode(item, describe, above, f"{where}[…]")]
+            for key, item in value.items()
+        ]
+        return {TAG: "dict", "v": pairs}
+    items = [_encode(item, describe, above, where) for item in value]
+    return items if kind is list else {TAG: kind.__name__, "v": items}
+
+
+def decode(data: Any, remote: Any = None) -> Any:
+    """The value that `encode` made `data` of. `remote(type_name, repr)` builds the stand-in for what stayed behind.
+
+    Raises `CodecError` for JSON that no codec wrote; the data may come from a hostile worker.
+    """
+    if isinstance(data, list):
+        return [decode(item, remote) for item in data]
+    if not isinstance(data, dict):
+        return data
+    if TAG not in data:
+        return {key: decode(item, remote) for key, item in data.items()}
+    try:
+        return _decode_tagged(data[TAG], data["v"], remote)
+    except CodecError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CodecError(f"not a value of this codec: {str(data)[:200]}") from error
+
+
+def _decode_tagged(tag: Any, data: Any, remote: Any) -> Any:
+    if tag == "int":
+        return int(data, 16)
+    if tag == "str":
+        return base64.b64decode(data, validate=True).decode("utf-8", "surrogatepass")
+    if tag == "bytes":
+        return base64.b64decode(data, validate=True)
+    if tag == "dict":
+        return {decode(key, remote): decode(item, remote) for key, item in data}
+    if tag == "tuple":
+        return tuple([decode(item, remote) for item in data])
+    if tag == "set":
+        return {decode(item, remote) for item in data}
+    if tag == "frozenset":
+        return frozenset([decode(item, remote) for item in data])
+    if tag == "remote" and remote is not None:
+        name, text = data
+        return remote(str(name), str(text))
+    raise CodecError(f"unknown kind of value {str(tag)[:50]!r}")
+
+
+def brief(value: Any) -> str:
+    """repr, at most 1,000 characters; a failing `__repr__` is answered with the type's name."""
+    try:
+        text = repr(value)
+    except Exception as error:  # a repr is user code: it may raise anything, and a listing must not fail with it
+        text = f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if len(text) <= MAX_REPR else text[:MAX_REPR] + "…"
+
+
+def _plain_text(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+_CONTAINERS = frozenset((list, tuple, dict, set, frozenset))

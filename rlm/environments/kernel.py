@@ -1,0 +1,452 @@
+"""The host's end of one live worker: runs cells, loads and fetches values, answers calls, and stops what will not stop.
+
+A kernel belongs to the event loop that started it and drives one worker over one `Transport`. A failing cell is a result;
+`WorkerGone` says that the worker died with everything in it. Starting another one is not decided here (see `repl`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from rlm.environments import codec, wire
+from rlm.environments.payload import Payload
+from rlm.errors import ContextError, ProtocolError, ReplError, SandboxError
+from rlm.ports import Answer, CallFailed, SupportsFiles, SupportsInterrupt, Transport
+from rlm.types import CallRecord, CellError, Draft, RemoteValue, REPLResult, Tool
+
+START_SECONDS = 30.0  # a worker that has not said a word by then has failed to start
+GRACE_SECONDS = 2.0  # between a timed-out cell's interrupt and its end by force
+CANCEL_GRACE_SECONDS = 0.5  # the same for a cancelled one: whoever cancels waits for it
+MAX_CALLS = 20_000  # calls of one cell in flight; no program of a model's needs more threads than that
+
+Printed = Callable[[str, str], None]
+"""Told of a running cell's output: (stream, text)."""
+
+
+class WorkerGone(ReplError):
+    """The worker died, and with it its namespace. `stopped` is "timeout" where the kernel killed it."""
+
+    def __init__(self, message: str, stopped: str | None = None) -> None:
+        super().__init__(message)
+        self.stopped = stopped
+        self.partial = REPLResult()
+
+
+@runtime_checkable
+class SendsAtOnce(Protocol):
+    """A transport that can often write without waiting."""
+
+    def try_send(self, data: bytes) -> int:
+        """Write what can be written now; returns the number of bytes taken."""
+        ...
+
+
+@runtime_checkable
+class TellsItsEnd(Protocol):
+    """A transport that knows how its worker ended, after close()."""
+
+    def ended(self) -> str: ...
+
+
+class Names(Mapping[str, str]):
+    """The names of a namespace and their types as of one moment, put together when somebody looks."""
+
+    __slots__ = ("_changes", "_count", "_names")
+
+    def __init__(self, changes: Sequence[tuple[Mapping[str, str], Sequence[str]]]) -> None:
+        self._changes = changes
+        self._count = len(changes)
+        self._names: dict[str, str] | None = None
+
+    def _all(self) -> dict[str, str]:
+        if self._names is None:
+            names: dict[str, str] = {}
+            for new, gone in self._changes[: self._count]:
+                names.update(new)
+                for name in gone:
+                    names.pop(name, None)
+            self._names, self._changes = names, ()
+        return self._names
+
+    def __getitem__(self, name: str) -> str:
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __repr__(self) -> str:
+        return repr(self._all())
+
+
+@dataclass(slots=True, eq=False)
+class _Cell:
+    """A cell on its way."""
+
+    number: int
+    answer: Answer | None
+    printed: Printed | None
+    done: asyncio.Future[wire.Frame]
+    streams: dict[str, list[str]] = field(default_factory=lambda: {"stdout": [], "stderr": []})
+    calls: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    records: list[CallRecord] = field(default_factory=list)
+    stopped: str | None = None
+
+
+class Kernel:
+    """One worker, started and driven. `dead` says why no more can be asked of it, None while it lives."""
+
+    def __init__(self, transport: Transport, tools: Sequence[Tool] = ()) -> None:
+        self.transport = transport
+        self.python = ""
+        self.dead: str | None = None
+        self._at_once = transport.try_send if isinstance(transport, SendsAtOnce) else None
+        self._tools = tools
+        self._wire = wire.Wire()
+        self._cell: _Cell | None = None
+        self._number = 0
+        self._parts = 0
+        self._requests: dict[int, asyncio.Future[wire.Frame]] = {}
+        self._changes: list[tuple[Mapping[str, str], Sequence[str]]] = []
+        self._outbox: deque[bytes] = deque()
+        self._writer: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._ready: asyncio.Future[wire.Frame] | None = None
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the worker and wait for its first word. Raises `SandboxError` with the reason."""
+        self._ready = asyncio.get_running_loop().create_future()
+        try:
+            await self.transport.open()
+            self._reader = asyncio.create_task(self._read())
+            async with asyncio.timeout(START_SECONDS):
+                ready = await self._ready
+        except TimeoutError:
+            await self.close()
+            raise SandboxError(f"the worker did not start within {START_SECONDS:.0f} s{self._how_it_ended()}") from None
+        except WorkerGone as gone:
+            raise SandboxError(f"the worker did not start: {gone}") from None
+        except BaseException:
+            await self.close()
+            raise
+        self.python = ready["python"][:20]
+        if self._tools:
+            self._send({"type": "setup", "tools": [{"name": t.name, "doc": t.description} for t in self._tools]})
+
+    async def close(self) -> None:
+        """End the worker. Always succeeds, twice too."""
+        self.dead = self.dead or "the worker was closed"
+        reader, self._reader = self._reader, None
+        await self.transport.close()
+        if reader is not None and reader is not asyncio.current_task():
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+        if self._writer is not None:
+            self._writer.cancel()
+        self._fail(self.dead)
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """Names of the namespace and their types, as of the last report."""
+        return Names(self._changes)
+
+    # -- what can be asked -----------------------------------------------------------------------------------------
+
+    async def run(
+        self,
+        code: str,
+        answer: Answer | None = None,
+        *,
+        timeout: float | None = None,
+        fresh: bool = False,
+        printed: Printed | None = None,
+    ) -> REPLResult:
+        """Run one cell. `timeout` in seconds; `fresh` begins a turn (a new `answer`).
+
+        Cancelling interrupts the cell and waits until it has stopped, at most `CANCEL_GRACE_SECONDS`, or kills the
+        worker. Raises `WorkerGone`; everything else that goes wrong in a cell is in the result.
+        """
+        loop = asyncio.get_running_loop()
+        self._check()
+        if self._cell is not None:
+            raise RuntimeError("a kernel runs one cell at a time")
+        self._number += 1
+        cell = self._cell = _Cell(self._number, answer, printed, loop.create_future())
+        timer = None if timeout is None else loop.call_later(timeout, self._stop, cell, "timeout", GRACE_SECONDS)
+        started = time.perf_counter()
+        try:
+            self._send({"type": "run", "id": cell.number, "code": code, "fresh": fresh})
+            try:
+                frame = await cell.done
+            except asyncio.CancelledError:
+                await self._cancelled(cell)
+                raise
+        except WorkerGone as gone:
+            gone.stopped = cell.stopped
+            gone.partial = self._result(cell, None, time.perf_counter() - started)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._cell = None
+            for task in cell.calls.values():
+                task.cancel()
+        return self._result(cell, frame, time.perf_counter() - started, timeout)
+
+    async def load(self, names: Sequence[str], payload: Payload) -> None:
+        """Bind the payload's value to all `names`, which the worker puts back whenever a cell rebinds them.
+
+        Raises `ContextError` where the worker cannot build the value.
+        """
+        source: dict[str, Any]
+        if payload.path is None:
+            source = {"data": payload.text}
+        elif isinstance(self.transport, SupportsFiles):
+            source = {"path": await self.transport.put_file(payload.path)}
+        else:
+            source = {"data": payload.read()}
+        frame = await self._request({"type": "load", "names": list(names), "format": payload.format, **source})
+        if "error" in frame:
+            raise ContextError(f"{names[0]} cannot be brought into the REPL: {frame['error']}")
+        self._changes.append(({name: payload.type for name in names}, ()))
+
+    async def get(self, name: str) -> Any:
+        """The value of a name; what has no exact JSON form as a `RemoteValue`. Raises KeyError."""
+        frame = await self._request({"type": "get", "name": name})
+        if "error" in frame:
+            raise KeyError(name)
+        return self._decode(frame.get("value"), RemoteValue)
+
+    async def refresh(self) -> Mapping[str, str]:
+        """Names and types as they are now; exact also where the reports after cells could not look at all names."""
+        names = (await self._request({"type": "names"})).get("value")
+        if not isinstance(names, dict) or not all(isinstance(kind, str) for kind in names.values()):
+            raise self._distrust(ProtocolError("a list of names that is none"))
+        gone = [name for name in self.names if name not in names]
+        self._changes.append((names, gone))
+        return names
+
+    # -- frames ----------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self.dead is not None:
+            raise WorkerGone(self.dead)
+
+    async def _request(self, frame: wire.Frame) -> wire.Frame:
+        self._check()
+        self._number += 1
+        future = self._requests[self._number] = asyncio.get_running_loop().create_future()
+        self._send({**frame, "id": self._number})
+        return await future  # one that was cancelled stays known, so that its late answer is no offence
+
+    def _send(self, frame: wire.Frame) -> None:
+        """Put a frame on its way. Never waits: a cancelled caller must not leave half a frame behind."""
+        self._parts += 1
+        data = wire.encode(frame, self._parts)
+        if self._at_once is not None and not self._outbox:
+            data = data[self._at_once(data) :]
+        if data:
+            self._outbox.append(data)
+            if self._writer is None or self._writer.done():
+                self._writer = asyncio.create_task(self._write())
+
+    async def _write(self) -> None:
+        try:
+            while self._outbox:
+                await self.transport.send(self._outbox[0])
+                self._outbox.popleft()
+        except ConnectionError:
+            self._outbox.clear()  # the reader sees the end too, and tells everybody who waits
+
+    async def _read(self) -> None:
+        try:
+            while data := await self.transport.receive():
+                for frame in self._wire.feed(data):
+                    self._receive(frame)
+        except ProtocolError as error:
+            self.dead = f"the worker was stopped, because it broke the protocol: {error}"
+        await self.transport.close()
+        self.dead = self.dead or f"the worker died{self._how_it_ended()}"
+        self._fail(self.dead)
+
+    def _how_it_ended(self) -> str:
+        how = self.transport.ended() if isinstance(self.transport, TellsItsEnd) else ""
+        return f" ({how})" if how else ""
+
+    def _fail(self, reason: str) -> None:
+        """Tell everybody who waits that nothing will come."""
+        waiting = [*self._requests.values(), *([self._cell.done] if self._cell else ())]
+        for future in [*waiting, *([self._ready] if self._ready else ())]:
+            if not future.done():
+                future.set_exception(WorkerGone(reason))
+        self._requests.clear()
+        if self._ready is not None and self._ready.done() and not self._ready.cancelled():
+            self._ready.exception()  # seen; start() may have given up before
+
+    def _receive(self, frame: wire.Frame) -> None:
+        kind = frame["type"]
+        if kind == "value":
+            future = self._requests.pop(frame["id"], None)
+            if future is None:
+                raise ProtocolError(f"an answer to nothing: value {frame['id']}")
+            if not future.done():
+                future.set_result(frame)
+            return
+        if kind == "ready":
+            if self._ready is None or self._ready.done():
+                raise ProtocolError("a second 'ready'")
+            self._ready.set_result(frame)
+            return
+        cell = self._cell
+        if cell is None or frame["cell" if kind == "call" else "id"] != cell.number:
+            raise ProtocolError(f"a {kind!r} of a cell that is not running")
+        if kind == "done":
+            self._changes.append(_changes(frame))
+            if not cell.done.done():
+                cell.done.set_result(frame)
+        elif kind == "out":
+            _stream(cell.streams, frame["stream"]).append(frame["text"])
+            if cell.printed is not None:
+                cell.printed(frame["stream"], frame["text"])
+        elif frame["id"] in cell.calls or len(cell.calls) >= MAX_CALLS:
+            raise ProtocolError(f"call {frame['id']} twice, or over {MAX_CALLS:,} calls in one cell")
+        else:
+            cell.calls[frame["id"]] = asyncio.create_task(self._answer(cell, frame))
+
+    async def _answer(self, cell: _Cell, frame: wire.Frame) -> None:
+        reply: wire.Frame = {"type": "reply", "id": frame["id"]}
+        try:
+            args = [codec.decode(arg) for arg in frame["args"]]
+            kwargs = {key: codec.decode(arg) for key, arg in frame["kwargs"].items()}
+            if cell.answer is None:
+                raise CallFailed(f"{frame['name']}() has nobody to answer it: no model is connected", "disconnected")
+            reply["value"] = codec.encode(await cell.answer(frame["name"], args, kwargs))
+        except CallFailed as error:
+            reply |= {"error": str(error), "reason": error.reason}
+        except (codec.CodecError, RecursionError) as error:
+            reply |= {"error": f"{frame['name']}(): {error}", "reason": "value"}
+        except Exception as error:  # whatever a host function raises is the cell's to handle
+            reply |= {"error": f"{type(error).__name__}: {error}", "reason": "tool"}
+        if self._cell is cell and self.dead is None:
+            self._send(reply)
+
+    def _decode(self, value: Any, remote: Any = None) -> Any:
+        try:
+            return codec.decode(value, remote)
+        except (codec.CodecError, RecursionError) as error:
+            raise self._distrust(ProtocolError(str(error))) from error
+
+    def _distrust(self, error: ProtocolError) -> ProtocolError:
+        self.dead = f"the worker was stopped, because it broke the protocol: {error}"
+        self._kill()
+        return error
+
+    # -- stopping --------------------------------------------------------------------------------------------------
+
+    def _stop(self, cell: _Cell, reason: str, grace: float) -> None:
+        """Interrupt the cell; end the worker by force if it has not stopped after `grace` seconds."""
+        if cell.stopped is None and self.dead is None:
+            cell.stopped = reason
+            if isinstance(self.transport, SupportsInterrupt):
+                self.transport.interrupt()
+            else:
+                self._send({"type": "interrupt"})
+            asyncio.get_running_loop().call_later(grace, self._overdue, cell)
+
+    def _overdue(self, cell: _Cell) -> None:
+        if self._cell is cell and not cell.done.done():
+            self.dead = self.dead or "the worker was killed, because its cell ignored the interrupt"
+            self._kill()
+
+    def _kill(self) -> None:
+        self._killer = asyncio.ensure_future(self.transport.close())  # the reader sees the end and tells the rest
+
+    async def _cancelled(self, cell: _Cell) -> None:
+        cell.done = asyncio.get_running_loop().create_future()
+        self._stop(cell, "cancelled", CANCEL_GRACE_SECONDS)
+        try:
+            await asyncio.shield(cell.done)
+        except WorkerGone:
+            return  # whoever cancelled does not wait for a new one; the next caller finds this one dead
+        except asyncio.CancelledError:
+            self._overdue(cell)
+            raise
+
+    # -- results ---------------------------------------------------------------------------------------------------
+
+    def _result(
+        self, cell: _Cell, frame: wire.Frame | None, seconds: float, timeout: float | None = None
+    ) -> REPLResult:
+        error = _error(frame["error"]) if frame and frame["error"] else None
+        if cell.stopped == "timeout" and timeout is not None:
+            text = f"The cell was interrupted after {timeout:g} s, its time limit. The namespace is kept."
+            error = CellError("CellTimeout", f"{error.text}\n{text}" if error else text)
+        if frame:
+            for stream, rest in frame["streams"].items():
+                _stream(cell.streams, stream).append(_joined(rest))
+        stdout, stderr = ("".join(cell.streams[name]) for name in ("stdout", "stderr"))
+        if error:
+            stderr = f"{stderr}{'' if not stderr or stderr.endswith(chr(10)) else chr(10)}{error.text}\n"
+        draft = _draft(frame["answer"]) if frame and frame["answer"] else None
+        return REPLResult(
+            stdout,
+            stderr,
+            error,
+            draft.content if draft and draft.ready else None,
+            self.names,
+            cell.records,
+            seconds,
+            draft,
+        )
+
+
+def _stream(streams: dict[str, list[str]], name: object) -> list[str]:
+    if name not in streams:
+        raise ProtocolError(f"output on {str(name)[:50]!r}")
+    return streams[str(name)]
+
+
+def _joined(rest: object) -> str:
+    """What a `done` frame brings of a stream: the rest of the head, the count of what was cut, the tail."""
+    match rest:
+        case {"text": str(text), "cut": int(cut), "tail": str(tail)}:
+            return f"{text}\n… [{cut:,} characters cut] …\n{tail}" if cut else text + tail
+    raise ProtocolError("a 'done' with malformed streams")
+
+
+def _changes(frame: wire.Frame) -> tuple[Mapping[str, str], Sequence[str]]:
+    names, gone = frame["names"], frame["gone"]
+    if not all(isinstance(kind, str) for kind in names.values()) or not all(isinstance(name, str) for name in gone):
+        raise ProtocolError("a 'done' with malformed names")
+    for rest in frame["streams"].values():
+        _joined(rest)
+    for stream in frame["streams"]:
+        _stream({"stdout": [], "stderr": []}, stream)
+    if frame["error"] is not None:
+        _error(frame["error"])
+    if frame["answer"] is not None:
+        _draft(frame["answer"])
+    return names, gone
+
+
+def _error(data: object) -> CellError:
+    match data:
+        case {"type": str(kind), "text": str(text)}:
+            return CellError(kind, text)
+    raise ProtocolError("a 'done' with a malformed error")
+
+
+def _draft(data: object) -> Draft:
+    match data:
+        case {"content": str(content), "ready": bool(ready)}:
+            return Draft(content, ready)
+    raise ProtocolError("a 'done' with a malformed answer")

@@ -1,0 +1,94 @@
+"""Values on their way into a namespace: laid down once, as text, bytes or a pickle, small ones inline, large ones as files.
+
+Text and bytes go as they are, so that a gigabyte is written once and decoded once. Everything else is pickled by value
+(cloudpickle), and only ever unpickled inside a worker. A payload's file stays until the environment is closed, so that a
+restarted worker gets its inputs back.
+"""
+
+from __future__ import annotations
+
+import base64
+import pickle
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlm.errors import ContextError
+
+INLINE = 128 * 1024  # bytes that ride in a frame: below it a file costs more than base64 does
+SLICE = 1 << 24  # characters encoded at a time, so that a large text is never in memory twice
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A value ready for a worker. `format`: text, bytes or pickle; `text` is base64; `path` a file with the bytes."""
+
+    type: str
+    format: str
+    text: str | None = None
+    path: Path | None = None
+
+    def read(self) -> str:
+        """The bytes as base64, for a transport that has nothing better than frames."""
+        return self.text or base64.b64encode(self.path.read_bytes() if self.path else b"").decode("ascii")
+
+
+def pack(value: Any, folder: Path) -> Payload:
+    """Lay `value` down; large ones in a new file of `folder`. Blocks for as long as the disk takes.
+
+    Raises `ContextError` for a value that does not pickle, with the reason.
+    """
+    kind = type(value).__name__
+    if type(value) is str:
+        return _pack_text(value, folder)
+    if type(value) is bytes:
+        return _laid(kind, "bytes", value, folder)
+    try:
+        if _is_plain_small(value):
+            return _laid(kind, "pickle", pickle.dumps(value, protocol=5), folder)
+        return _pack_pickle(value, folder)
+    except Exception as error:  # a __reduce__ of the user's may raise anything
+        raise ContextError(
+            f"a context of type {kind} cannot be pickled, so it cannot be brought into the REPL "
+            f"({type(error).__name__}: {error}); pass its data as str, bytes, dict or list"
+        ) from error
+
+
+def _pack_text(value: str, folder: Path) -> Payload:
+    if len(value) <= INLINE:
+        return _laid("str", "text", value.encode("utf-8", "surrogatepass"), folder)
+    with tempfile.NamedTemporaryFile("wb", dir=folder, prefix="text-", delete=False) as file:
+        for start in range(0, len(value), SLICE):
+            file.write(value[start : start + SLICE].encode("utf-8", "surrogatepass"))
+    return Payload("str", "text", path=Path(file.name))
+
+
+def _pack_pickle(value: Any, folder: Path) -> Payload:
+    import cloudpickle
+
+    with tempfile.NamedTemporaryFile("wb", dir=folder, prefix="pickle-", delete=False) as file:
+        cloudpickle.dump(value, file, protocol=5)
+    path = Path(file.name)
+    if path.stat().st_size > INLINE:
+        return Payload(type(value).__name__, "pickle", path=path)
+    data = path.read_bytes()
+    path.unlink()
+    return _laid(type(value).__name__, "pickle", data, folder)
+
+
+def _is_plain_small(value: Any) -> bool:
+    """Messages, and other short lists and dicts of plain values: pickled without a file or cloudpickle."""
+    items = value if type(value) is list else [value]
+    return len(items) <= 1_000 and all(
+        type(item) is dict and len(item) <= 16 and all(type(x) is str for pair in item.items() for x in pair)
+        for item in items
+    )
+
+
+def _laid(kind: str, format: str, data: bytes, folder: Path) -> Payload:
+    if len(data) <= INLINE:
+        return Payload(kind, format, text=base64.b64encode(data).decode("ascii"))
+    with tempfile.NamedTemporaryFile("wb", dir=folder, prefix=f"{format}-", delete=False) as file:
+        file.write(data)
+    return Payload(kind, format, path=Path(file.name))

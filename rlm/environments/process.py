@@ -1,0 +1,169 @@
+"""A worker as a child process of this one, reached over a socket pair that is its standard input and output.
+
+The process gets an environment of its own, which holds no variable of the host's but the few named here, a process group
+of its own, and a folder of its own as working directory. It is not a sandbox: cells have the rights of the user.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from rlm.errors import SandboxError
+
+WORKER_FOLDER = Path(__file__).parent
+PIECE = 1 << 20
+
+# The program that an interpreter is started with: the worker's files are found in a folder for as long as it takes to
+# import them; afterwards the working directory is searched for modules, last, so that a file there hides none.
+BOOT = "import sys; sys.path[0] = sys.argv[1]; import worker; sys.path[:] = [*sys.path[1:], '']; sys.argv[:] = ['']; "
+RUN = BOOT + "worker.main()"
+
+
+def worker_environment(folder: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment variables of a worker: none of the host's, which hold keys, but where programs and locales are.
+
+    The hash seed is fixed, so that code that is run again iterates over sets in the same order.
+    """
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TZ") if name in os.environ}
+    own = {"HOME": str(folder), "TMPDIR": str(folder), "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"}
+    return {**kept, **own, **(extra or {})}
+
+
+class ProcessTransport:
+    """Starts `python` with the worker, in `folder`."""
+
+    def __init__(self, folder: Path, *, python: str = sys.executable, env: Mapping[str, str] | None = None) -> None:
+        self._folder = folder
+        self._python = python
+        self._env = worker_environment(folder, env)
+        self._socket: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._said: IO[bytes] | None = None
+        self._end = ""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pieces: deque[bytes] = deque()
+        self._waiting: asyncio.Future[None] | None = None
+
+    async def open(self) -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PIECE)
+        self._socket = ours
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        try:
+            self._process = subprocess.Popen(
+                [self._python, "-c", RUN, str(WORKER_FOLDER)],
+                stdin=theirs,
+                stdout=theirs,
+                stderr=self._said,
+                cwd=self._folder,
+                env=self._env,
+                start_new_session=True,
+            )
+        except OSError as error:
+            await self.close()
+            raise SandboxError(f"{self._python} cannot be started: {error}") from error
+        finally:
+            theirs.close()
+
+    def try_send(self, data: bytes) -> int:
+        if self._socket is None:
+            return len(data)
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            return len(data)  # the worker is gone, which the reader finds out
+
+    async def send(self, data: bytes) -> None:
+        if self._socket is None:
+            raise ConnectionError("the worker is gone")
+        try:
+            await asyncio.get_running_loop().sock_sendall(self._socket, data)
+        except OSError as error:
+            raise ConnectionError(str(error)) from error
+
+    async def receive(self) -> bytes:
+        if self._socket is None:
+            return b""
+        if self._loop is None:  # the loop watches the socket from here on, instead of anew for every piece
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._socket, self._read)
+        if not self._pieces:
+            self._waiting = self._loop.create_future()
+            await self._waiting
+        return self._pieces.popleft()
+
+    def _read(self) -> None:
+        if self._socket is None:
+            return
+        try:
+            piece = self._socket.recv(PIECE)
+        except BlockingIOError:
+            return
+        except OSError:
+            piece = b""
+        self._arrive(piece)
+
+    def _arrive(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        if not piece and self._loop is not None and self._socket is not None:
+            self._loop.remove_reader(self._socket)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def interrupt(self) -> None:
+        """Interrupt the running cell and the programs that it started."""
+        self._signal(signal.SIGINT)
+
+    async def put_file(self, path: Path) -> str:
+        return str(path)
+
+    async def close(self) -> None:
+        self._signal(signal.SIGKILL)
+        process, self._process = self._process, None
+        if process is not None:
+            for pause in (0.0, 0.001, 0.002, 0.005, *[0.01] * 500):  # a large memory takes its time to be given back
+                if process.poll() is not None:
+                    break
+                await asyncio.sleep(pause)
+            self._end = self._how(process.returncode)
+        if self._socket is not None:
+            self._arrive(b"")
+            closing, self._socket = self._socket, None
+            closing.close()
+        if self._said is not None:
+            self._said.close()
+            self._said = None
+
+    def ended(self) -> str:
+        return self._end
+
+    def _signal(self, number: int) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)
+
+    def _how(self, status: int | None) -> str:
+        said = ""
+        if self._said is not None:
+            self._said.seek(0)
+            said = self._said.read(2_000).decode("utf-8", "replace").strip()
+        if status is not None and status < 0:
+            how = f"killed by {signal.Signals(-status).name}"
+        else:
+            how = f"exited with status {status}"
+        return f"{how}: {said}" if said else how

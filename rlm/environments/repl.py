@@ -1,0 +1,367 @@
+"""The contract of base_env.py, implemented once, over any Transport: `Namespace` for the engine, `REPL` for blocking code.
+
+A namespace starts its worker on first use, keeps what it was given (contexts, histories, values), and when the worker is
+lost starts another one, brings back what it was given, and says by name what is gone. A killed worker is a result with
+`restarted=True`; only a worker that cannot be started again is an exception (`SandboxError`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import dataclasses
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rlm.environments import lm_handler
+from rlm.environments.base_env import BaseEnv
+from rlm.environments.kernel import Kernel, Printed, WorkerGone
+from rlm.environments.payload import Payload, pack
+from rlm.errors import ReplError, SandboxError, SessionClosedError
+from rlm.ports import Answer, Transport
+from rlm.portal import portal
+from rlm.types import CellError, REPLResult, Tool
+
+Connect = Callable[[Path], Transport]
+"""Makes the transport to a new worker, whose files live in the given folder."""
+
+MAX_NAMED = 40  # lost names that are listed one by one
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Given:
+    """A value that the host owns in the namespace, under all of `names`."""
+
+    names: tuple[str, ...]
+    payload: Payload
+
+
+class Namespace:
+    """One namespace and the worker that holds it, on the event loop that uses it first."""
+
+    def __init__(
+        self,
+        connect: Connect,
+        *,
+        tools: Sequence[Tool] = (),
+        cell_timeout: float | None = None,
+        isolation: str = "none",
+    ) -> None:
+        self.isolation = isolation
+        self.contexts = 0
+        self.histories = 0
+        self.cell_timeout = cell_timeout
+        self.answer: Answer | None = None
+        self._connect = connect
+        self._functions = [tool for tool in tools if tool.is_function]
+        self._values = [tool for tool in tools if not tool.is_function]
+        self._given: dict[str, Given] = {}
+        self._kernel: Kernel | None = None
+        self._folder: Path | None = None
+        self._lock = asyncio.Lock()
+        self._notes: list[str] = []
+        self._closed = False
+        self._process = os.getpid()
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the worker if it is not running. Raises `SandboxError`."""
+        async with self._lock:
+            await self._live()
+
+    async def close(self) -> None:
+        """End the worker and remove its files. Twice is fine, and so is a namespace that never started."""
+        if self._process != os.getpid():
+            return  # a forked child does not own its parent's worker
+        self._closed = True
+        _open.discard(self)
+        if self._kernel is not None:
+            await self._kernel.close()
+        if self._folder is not None:
+            folder, self._folder = self._folder, None
+            shutil.rmtree(folder, ignore_errors=True)
+
+    async def _live(self) -> Kernel:
+        """The kernel of a running worker, which has everything that the host gave."""
+        if self._closed:
+            raise SessionClosedError("this REPL was closed")
+        if self._kernel is not None and self._kernel.dead is None:
+            return self._kernel
+        if self._kernel is not None:
+            await self._kernel.close()
+            self._notes.append(f"The REPL was restarted: {self._kernel.dead}. {self._losses(self._kernel)}")
+        kernel = Kernel(self._connect(await self._open_folder()), self._functions)
+        await kernel.start()
+        for tool in self._values:
+            self._given.setdefault(tool.name, Given((tool.name,), await self._pack(tool.value)))
+        try:
+            for given in self._given.values():
+                await kernel.load(given.names, given.payload)
+        except WorkerGone as gone:
+            raise SandboxError(f"the worker did not survive its inputs: {gone}") from gone
+        self._kernel = kernel
+        return kernel
+
+    async def _open_folder(self) -> Path:
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="rlm-"))
+            (self._folder / "inputs").mkdir()
+            _open.add(self)
+        work = self._folder / "work"
+        work.mkdir(exist_ok=True)
+        return work
+
+    async def _pack(self, value: Any) -> Payload:
+        await self._open_folder()
+        assert self._folder is not None
+        folder = self._folder / "inputs"
+        if isinstance(value, (str, bytes)) and len(value) < 1 << 16:
+            return pack(value, folder)
+        return await _in_thread(lambda: pack(value, folder))
+
+    def _losses(self, kernel: Kernel) -> str:
+        """What a lost worker leaves behind: names the host has, and names that nobody has."""
+        back = sorted({name for given in self._given.values() for name in given.names})
+        lost = [f"{name} ({kind})" for name, kind in kernel.names.items() if name not in back]
+        more = f" and {len(lost) - MAX_NAMED} more" if len(lost) > MAX_NAMED else ""
+        told_back = f"Back: {', '.join(back)}. " if back else ""
+        told_lost = f"Lost: {', '.join(lost[:MAX_NAMED])}{more}." if lost else "Nothing else was in it."
+        return told_back + told_lost
+
+    def take_notes(self) -> list[str]:
+        """What happened to the namespace outside of a cell's result since the last call, a sentence each."""
+        notes, self._notes = self._notes, []
+        return notes
+
+    # -- cells -----------------------------------------------------------------------------------------------------
+
+    async def run(
+        self, code: str, answer: Answer | None = None, *, fresh: bool = False, printed: Printed | None = None
+    ) -> REPLResult:
+        """Run one cell; its calls go to `answer` (None: to the handler that `answer` of this object names).
+
+        `fresh` begins a turn. Cancelling stops the cell within a second. Raises `SandboxError` only.
+        """
+        async with self._lock:
+            kernel = await self._live()
+            before = " ".join(self.take_notes()) if self._kernel is not None else ""
+            try:
+                result = await kernel.run(
+                    code, answer or self.answer, timeout=self.cell_timeout, fresh=fresh, printed=printed
+                )
+            except WorkerGone as gone:
+                return await self._restarted(kernel, gone)
+            if before:
+                return dataclasses.replace(result, stderr=f"{before}\n{result.stderr}", restarted=True)
+            return result
+
+    async def _restarted(self, kernel: Kernel, gone: WorkerGone) -> REPLResult:
+        """The result of a cell that took its worker with it: a new one stands, and the losses are named."""
+        losses = self._losses(kernel)
+        await self._live()
+        self.take_notes()
+        kind = "CellTimeout" if gone.stopped == "timeout" else "WorkerDied"
+        limit = f" The cell ran over its limit of {self.cell_timeout:g} s." if gone.stopped == "timeout" else ""
+        error = CellError(kind, f"{kind}: {gone}.{limit} The REPL was restarted. {losses}")
+        partial = gone.partial
+        return dataclasses.replace(
+            partial,
+            stderr=f"{partial.stderr}{error.text}\n",
+            error=error,
+            locals=self._kernel.names if self._kernel is not None else {},
+            restarted=True,
+        )
+
+    # -- values ----------------------------------------------------------------------------------------------------
+
+    async def put_context(self, value: Any, index: int | None = None, name: str | None = None) -> int:
+        """Bind `value` to `context_N` (and `name`); returns N. Raises `ContextError`."""
+        number = self.contexts if index is None else index
+        await self._put("context", number, value, name)
+        self.contexts = max(self.contexts, number + 1)
+        return number
+
+    async def put_history(self, messages: Sequence[Mapping[str, Any]], index: int | None = None) -> int:
+        """Bind a copy of the messages to `history_N`; returns N."""
+        number = self.histories if index is None else index
+        await self._put("history", number, [dict(message) for message in messages], None)
+        self.histories = max(self.histories, number + 1)
+        return number
+
+    async def _put(self, kind: str, number: int, value: Any, name: str | None) -> None:
+        names = (f"{kind}_{number}", *((kind,) if number == 0 else ()), *((name,) if name else ()))
+        payload = await self._pack(value)
+        async with self._lock:
+            kernel = await self._live()
+            try:
+                await kernel.load(names, payload)
+            except WorkerGone:
+                kernel = await self._live()  # it died idle; a second death in a row is the value's own doing
+                await kernel.load(names, payload)
+        self._given[names[0]] = Given(names, payload)
+
+    async def variables(self) -> Mapping[str, str]:
+        """Names of the namespace and their types, as they are now."""
+        async with self._lock:
+            return await (await self._live()).refresh()
+
+    async def get(self, name: str) -> Any:
+        """The value of a name; a `RemoteValue` where it has no exact JSON form. Raises KeyError."""
+        async with self._lock:
+            return await (await self._live()).get(name)
+
+
+_open: weakref.WeakSet[Namespace] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """An interpreter that ends without close() leaves neither processes nor files behind."""
+    namespaces = list(_open)
+    if namespaces:
+
+        async def close() -> None:
+            await asyncio.gather(*(namespace.close() for namespace in namespaces), return_exceptions=True)
+
+        portal().run(close())
+
+
+async def _in_thread(work: Callable[[], Any]) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(_disk, work)
+
+
+_disk = concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix="rlm-disk")
+
+
+def _after_fork() -> None:
+    global _open, _disk
+    _open, _disk = weakref.WeakSet(), concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix="rlm-disk")
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+class Locals(Mapping[str, Any]):
+    """The namespace as a mapping; a value is fetched when it is asked for, and not before."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+
+    def __getitem__(self, name: str) -> Any:
+        return portal().run(self._namespace.get(name))
+
+    def __contains__(self, name: object) -> bool:
+        return name in portal().run(self._namespace.variables())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(portal().run(self._namespace.variables()))
+
+    def __len__(self) -> int:
+        return len(portal().run(self._namespace.variables()))
+
+    def __repr__(self) -> str:
+        return f"<locals: {', '.join(self)}>"
+
+
+class REPL(BaseEnv):
+    """An environment over our own worker. Subclasses say how to reach one; everything of the contract is here.
+
+    lm_handler_address: where calls of cells go when the REPL is used alone. context_payload: becomes `context`.
+    tools: host functions and values for the cells. cell_timeout: seconds a cell may run. setup_code: a first cell, which
+    must not fail. Nothing is started before the first use.
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        *,
+        persistent: bool = False,
+        lm_handler_address: tuple[str, int] | None = None,
+        context_payload: Any = None,
+        setup_code: str | None = None,
+        tools: Sequence[Tool] = (),
+        cell_timeout: float | None = None,
+        isolation: str = "none",
+    ) -> None:
+        super().__init__(persistent)
+        if cell_timeout is not None and not cell_timeout > 0:
+            raise ValueError(f"cell_timeout={cell_timeout!r}: give seconds above 0, or None for no limit")
+        self.namespace = Namespace(connect, tools=tools, cell_timeout=cell_timeout, isolation=isolation)
+        self.locals = Locals(self.namespace)
+        self._first = (context_payload, setup_code)
+        self._finalizer = weakref.finalize(self, _abandon, self.namespace)
+        if lm_handler_address is not None:
+            self.update_handler_address(lm_handler_address)
+
+    @property
+    def isolation(self) -> str:
+        """The level of isolation in force."""
+        return self.namespace.isolation
+
+    def setup(self) -> None:
+        """Start the worker; otherwise the first use does."""
+        portal().run(self.namespace.start())
+        context, code = self._first
+        self._first = (None, None)
+        if context is not None:
+            self.add_context(context)
+        if code is not None and (failed := self.execute_code(code).error):
+            raise ReplError(f"the setup code failed:\n{failed.text}")
+
+    def load_context(self, context_payload: Any) -> None:
+        self.add_context(context_payload, 0)
+
+    def execute_code(self, code: str) -> REPLResult:
+        """Run one cell, as in any Python module; returns what came of it."""
+        self._begin()
+        return portal().run(self.namespace.run(code))
+
+    def update_handler_address(self, address: tuple[str, int]) -> None:
+        self.namespace.answer = lambda name, args, kwargs: lm_handler.acall(address, name, args, kwargs)
+
+    def add_context(self, context_payload: Any, context_index: int | None = None) -> int:
+        self._begin()
+        return portal().run(self.namespace.put_context(context_payload, context_index))
+
+    def get_context_count(self) -> int:
+        self._begin()
+        return self.namespace.contexts
+
+    def add_history(self, message_history: Sequence[Mapping[str, Any]], history_index: int | None = None) -> int:
+        self._begin()
+        return portal().run(self.namespace.put_history(message_history, history_index))
+
+    def get_history_count(self) -> int:
+        return self.namespace.histories
+
+    def cleanup(self) -> None:
+        """End the worker and remove its files. Twice is fine, and so is an object whose construction failed."""
+        namespace = getattr(self, "namespace", None)
+        if namespace is not None:
+            portal().run(namespace.close())
+
+    def _begin(self) -> None:
+        if self._first != (None, None):
+            self.setup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cleanup()
+
+
+def _abandon(namespace: Namespace) -> None:
+    """Close a namespace that nobody holds any more; runs in the garbage collector, so it must not wait."""
+    if not namespace._closed and namespace in _open:
+        asyncio.run_coroutine_threadsafe(namespace.close(), portal().loop)

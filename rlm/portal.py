@@ -1,0 +1,160 @@
+"""The one event loop on which all state lives, in a thread of its own; blocking and async callers hop to it.
+
+`Portal.run` waits for a coroutine from blocking code, `Portal.hop` from any event loop; both hand cancellation on and
+return only once the coroutine has really ended, so that nothing of a cancelled call is still at work. `blocking` and
+`hopping` make the two public forms of a method out of its one async implementation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from rlm.errors import RLMError
+
+T = TypeVar("T")
+P = ParamSpec("P")
+S = TypeVar("S")
+
+
+class Portal:
+    """An event loop in a daemon thread. Use `portal()`, which gives every process its one."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, name="rlm-portal", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run the coroutine on the portal's loop and wait for it.
+
+        An exception that strikes the waiting thread (Ctrl-C) cancels the coroutine, waits for its end and goes on; if
+        the coroutine answers with an exception of its own, that one is raised from it. Raises `RLMError` on the
+        portal's own thread, where waiting would wait for itself.
+        """
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise RLMError(
+                "a blocking call on rlm's own event loop would wait for itself: use the async form (aask, acompletion, …)"
+            )
+        call = _Call(coroutine, self._loop)
+        try:
+            return call.ended.result()
+        except BaseException:
+            if not call.ended.done():
+                call.cancel()
+                concurrent.futures.wait([call.ended])
+                error = call.ended.exception() if not call.ended.cancelled() else None
+                if error is not None:
+                    raise error from None
+            raise
+
+    async def hop(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run the coroutine on the portal's loop and await it from whatever loop the caller runs on."""
+        if asyncio.get_running_loop() is self._loop:
+            return await coroutine
+        call = _Call(coroutine, self._loop)
+        ended = asyncio.wrap_future(call.ended)
+        try:
+            return await asyncio.shield(ended)
+        except asyncio.CancelledError:
+            call.cancel()
+            while not ended.done():
+                try:
+                    await asyncio.wait([ended])
+                except asyncio.CancelledError:
+                    continue  # asked twice; the first time counts, and its end is near
+            if not ended.cancelled():
+                ended.exception()
+            raise
+
+
+class _Call:
+    """A coroutine as a task of the portal's loop; `ended` is done only when the task is."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> None:
+        self.ended: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self._coroutine = coroutine
+        self._loop = loop
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelled = False
+        loop.call_soon_threadsafe(self._start)
+
+    def _start(self) -> None:
+        self._task = self._loop.create_task(self._coroutine)
+        self._task.add_done_callback(self._end)
+        if self._cancelled:
+            self._task.cancel()
+
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        if task.cancelled():
+            self.ended.set_exception(asyncio.CancelledError())
+        elif (error := task.exception()) is not None:
+            self.ended.set_exception(error)
+        else:
+            self.ended.set_result(task.result())
+
+    def cancel(self) -> None:
+        self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        self._cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+
+
+_lock = threading.Lock()
+_portal: Portal | None = None
+
+
+def portal() -> Portal:
+    """This process's portal, started on first use. A forked child gets a new one: threads do not survive a fork."""
+    global _portal
+    if _portal is None:
+        with _lock:
+            if _portal is None:
+                _portal = Portal()
+    return _portal
+
+
+def _after_fork() -> None:
+    global _portal, _lock
+    _portal, _lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def blocking(method: Callable[Concatenate[S, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[S, P], T]:
+    """The blocking form of an async method: runs it on the portal's loop and waits."""
+
+    @functools.wraps(method)
+    def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return portal().run(method(self, *args, **kwargs))
+
+    return call
+
+
+def hopping(
+    method: Callable[Concatenate[S, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
+    """The form of an async method that may be awaited on any event loop: runs it on the portal's."""
+
+    @functools.wraps(method)
+    async def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await portal().hop(method(self, *args, **kwargs))
+
+    return call

@@ -1,7 +1,7 @@
-"""One turn as an async function over a `Host`: ask the model, run its cells, show it what came of them, until it answers.
+"""One turn as an async function over a `Host`: ask the model, run its cells, show it what came of them, and again.
 
-There is no other I/O here, no clock and no randomness: over the same answers of its host a turn takes the same way, which
-is what makes turns resumable. The transcript is its only state.
+There is no other I/O here, no clock and no randomness: over the same answers of its host a turn takes the same way,
+which is what makes turns resumable. The transcript is its only state.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ Check = Callable[[str], Any]
 """From an answer's text to the value it stands for; raises `AnswerRejected`."""
 
 
-class AnswerRejected(Exception):  # noqa: N818 - not an error of the program
-    """An answer has not the form that was asked for. The message goes to the model: it says where, and what is wrong."""
+class AnswerRejected(Exception):
+    """An answer has not the form that was asked for. The message is for the model: where it is wrong, and how."""
 
 
 @dataclass
 class Transcript:
     """The state of a turn, also for whoever has to cut it short.
 
-    messages: system prompt, opening, and what followed; ends with the answer once there is one. partial: the best answer
-    so far: the last draft that was not empty, else the text of the last reply. iterations: replies before the final
-    request. cells: cells run.
+    messages: system prompt, opening, and what followed; ends with the answer once there is one. partial: the best
+    answer so far: the last draft that was not empty, else the text of the last reply. iterations: replies before the
+    final request. cells: cells run.
     """
 
     messages: list[Message]
@@ -67,8 +67,8 @@ async def turn(
 ) -> Outcome:
     """Run a turn to its answer.
 
-    iterations: replies before the final request, which asks for the answer in plain text. errors: failing cells in a row
-    that end the turn. output_limit: characters of a stream of output that the model sees. Raises
+    iterations: replies before the final request, which asks for the answer in plain text. errors: failing cells in a
+    row that end the turn. output_limit: characters of a stream of output that the model sees. Raises
     `ErrorThresholdExceededError`, `OutputError` (two final answers were rejected), and whatever `host` raises.
     """
     failures = 0
@@ -84,14 +84,8 @@ async def turn(
             error = result.error
             failures = failures + 1 if error else 0
             if result.final_answer is not None:
-                try:
-                    output = check(result.final_answer) if check else None
-                except AnswerRejected as rejected:
-                    parts.append(prompts.mismatch(str(rejected)))
-                else:
-                    transcript.say("user", prompts.feedback(parts, left=iterations))
-                    transcript.say("assistant", result.final_answer)
-                    return Outcome(result.final_answer, output, transcript.iterations)
+                if outcome := _submitted(transcript, parts, result.final_answer, check):
+                    return outcome
             elif error is None:
                 continue
             if behind:
@@ -107,6 +101,18 @@ async def turn(
                 partial_answer=transcript.partial,
             )
     return await _final(host, transcript, check)
+
+
+def _submitted(transcript: Transcript, parts: list[str], answer: str, check: Check | None) -> Outcome | None:
+    """The outcome if the answer is accepted; otherwise why not is added to `parts`, what the model is told next."""
+    try:
+        output = check(answer) if check else None
+    except AnswerRejected as rejected:
+        parts.append(prompts.mismatch(str(rejected)))
+        return None
+    transcript.say("user", "\n\n".join(parts))
+    transcript.say("assistant", answer)
+    return Outcome(answer, output, transcript.iterations)
 
 
 async def _final(host: Host, transcript: Transcript, check: Check | None) -> Outcome:

@@ -11,7 +11,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class Config:
 
     model: str | None = None
     sub_model: str | None = None
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 def variable(name: str, environ: Mapping[str, str] = os.environ) -> str | None:
@@ -58,7 +58,7 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] = os.enviro
     named = path is not None or variable("RLM_CONFIG", environ) is not None
     path = path or config_path(environ)
     table = _read(path) if named or path.exists() else {}
-    known = {field.name for field in fields(Config)}
+    known = {known.name for known in fields(Config)}
     if unknown := sorted(table.keys() - known):
         raise ConfigurationError(f"{path}: unknown name {unknown[0]!r}; known are {', '.join(sorted(known))}")
     return Config(
@@ -87,7 +87,7 @@ def _text(path: Path, table: Mapping[str, Any], name: str) -> str | None:
 def _limits(path: Path, table: object) -> Limits:
     if not isinstance(table, dict):
         raise ConfigurationError(f"{path}: limits = {table!r}: give a table [limits]")
-    known = [field.name for field in fields(Limits)]
+    known = [known.name for known in fields(Limits)]
     if unknown := sorted(table.keys() - set(known)):
         raise ConfigurationError(f"{path}: unknown limit {unknown[0]!r}; known are {', '.join(known)}")
     try:

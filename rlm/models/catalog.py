@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 DISTRIBUTION = "rlm-sessions"
@@ -95,8 +95,8 @@ PROVIDERS: Mapping[str, Provider] = {
 }
 
 # Settings that several providers know; each also has its own, which begin with its name (`openai_reasoning_effort`).
-# pydantic-ai's page on ModelSettings says which provider heeds which. Those for agents and tools are left out, and so is
-# max_retries: retries are made here, in one place (`retries`).
+# pydantic-ai's page on ModelSettings says which provider heeds which. Left out are those for agents and tools, and
+# max_retries: retries are made in one place, and that is here (`retries`).
 SETTINGS = (
     "max_tokens",
     "temperature",
@@ -130,6 +130,18 @@ FAMILIES = {
     "deepseek": "deepseek",
     "grok": "xai",
 }
+
+
+GATEWAY = "gateway/"
+GATEWAY_KEYS = ("PYDANTIC_AI_GATEWAY_API_KEY", "PAIG_API_KEY")
+
+
+def entry_of(provider: str) -> Provider | None:
+    """What is known of `provider`, None outside the catalog. `gateway/openai` is OpenAI through a gateway."""
+    entry = PROVIDERS.get(provider.removeprefix(GATEWAY))
+    if entry is not None and provider.startswith(GATEWAY):
+        return replace(entry, keys=GATEWAY_KEYS, address=None)
+    return entry
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

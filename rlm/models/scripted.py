@@ -25,9 +25,9 @@ Script: TypeAlias = Sequence[str | Reply] | Callable[[Messages], str | Reply | A
 class ScriptedModel:
     """A `Model` whose replies are known beforehand.
 
-    replies: a list of texts (or `Reply` objects), one a request, after which `ModelError` is raised; or a function, sync
-    or async, from the list of messages to one of these. latency: seconds of sleep before each reply. price: what its
-    usage is billed with; None makes it a model of unknown price. record=False keeps no `requests`.
+    replies: a list of texts (or `Reply` objects), one a request, after which `ModelError` is raised; or a function,
+    sync or async, from the list of messages to one of these. latency: seconds of sleep before each reply. price: what
+    its usage is billed with; None makes it a model of unknown price. record=False keeps no `requests`.
 
     Usage is estimated, at 4 characters a token, unless the script gives a `Reply`, which is passed on as it is.
     """
@@ -111,8 +111,8 @@ def load_script(spec: str) -> Any:
             found = getattr(found, attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(
-            f"'scripted:{spec}' cannot be loaded: {error}. The module must be importable; a file in the current folder is"
-            " with PYTHONPATH=."
+            f"'scripted:{spec}' cannot be loaded: {error}. The module must be importable;"
+            " one in the current folder is so with PYTHONPATH=."
         ) from error
     return found
 

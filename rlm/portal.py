@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
+import contextvars
 import functools
 import os
 import threading
@@ -41,14 +43,14 @@ class Portal:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run the coroutine on the portal's loop and wait for it.
 
-        An exception that strikes the waiting thread (Ctrl-C) cancels the coroutine, waits for its end and goes on; if
-        the coroutine answers with an exception of its own, that one is raised from it. Raises `RLMError` on the
-        portal's own thread, where waiting would wait for itself.
+        An exception that strikes the waiting thread (Ctrl-C) cancels the coroutine and waits for its end. It then goes
+        on, unless the coroutine has something to say of its own: an exception, or one that it raised the cancellation
+        from. Raises `RLMError` on the portal's own thread, where waiting would wait for itself.
         """
         if threading.current_thread() is self._thread:
             coroutine.close()
             raise RLMError(
-                "a blocking call on rlm's own event loop would wait for itself: use the async form (aask, acompletion, …)"
+                "a blocking call on rlm's own event loop would wait for itself: await the async form (aask, …)"
             )
         call = _Call(coroutine, self._loop)
         try:
@@ -57,9 +59,9 @@ class Portal:
             if not call.ended.done():
                 call.cancel()
                 concurrent.futures.wait([call.ended])
-                error = call.ended.exception() if not call.ended.cancelled() else None
-                if error is not None:
-                    raise error from None
+                told = call.cancelled.__cause__ if call.cancelled is not None else call.ended.exception()
+                if told is not None:
+                    raise told from None
             raise
 
     async def hop(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -87,6 +89,7 @@ class _Call:
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> None:
         self.ended: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self.cancelled: asyncio.CancelledError | None = None
         self._coroutine = coroutine
         self._loop = loop
         self._task: asyncio.Task[Any] | None = None
@@ -94,10 +97,17 @@ class _Call:
         loop.call_soon_threadsafe(self._start)
 
     def _start(self) -> None:
-        self._task = self._loop.create_task(self._coroutine)
+        self._task = self._loop.create_task(self._run())
         self._task.add_done_callback(self._end)
         if self._cancelled:
             self._task.cancel()
+
+    async def _run(self) -> Any:
+        try:
+            return await self._coroutine
+        except asyncio.CancelledError as cancelled:
+            self.cancelled = cancelled
+            raise
 
     def _end(self, task: asyncio.Task[Any]) -> None:
         if task.cancelled():
@@ -114,6 +124,37 @@ class _Call:
         self._cancelled = True
         if self._task is not None:
             self._task.cancel()
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Run blocking code in a daemon thread of its own and await it, with the caller's context variables.
+
+    Any number may wait at once, and none that hangs keeps the interpreter from ending. Cancelling leaves the thread to
+    itself: Python cannot stop it.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(value: T | None, error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is None:
+            done.set_result(value)  # type: ignore[arg-type]  # a value of T where there was no error
+        else:
+            done.set_exception(error)
+
+    def run() -> None:
+        value, error = None, None
+        try:
+            value = context.run(work)
+        except BaseException as raised:  # goes to whoever awaits, whatever it is
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop may have ended before the thread
+            loop.call_soon_threadsafe(settle, value, error)
+
+    threading.Thread(target=run, daemon=True, name="rlm-thread").start()
+    return await done
 
 
 _lock = threading.Lock()

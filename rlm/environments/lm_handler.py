@@ -16,12 +16,12 @@ import hmac
 import json
 import secrets
 import socket
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlm.environments import codec
 from rlm.ports import Answer, CallFailed
+from rlm.portal import in_thread
 
 MAX_LINE = 256 * 1024 * 1024  # bytes of one call, as for a worker's frame
 
@@ -123,22 +123,4 @@ class LMHandler:
 
 async def acall(address: tuple[str, int], name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """`call` for callers on an event loop: it waits in a thread of its own, so that any number may wait at once."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Any] = loop.create_future()
-
-    def settle(value: Any, error: Exception | None) -> None:
-        if not done.done():
-            if error is None:
-                done.set_result(value)
-            else:
-                done.set_exception(error)
-
-    def ask() -> None:
-        try:
-            value, error = call(address, name, args, kwargs), None
-        except Exception as raised:  # goes to whoever asked
-            value, error = None, raised
-        loop.call_soon_threadsafe(settle, value, error)
-
-    threading.Thread(target=ask, daemon=True, name="rlm-call").start()
-    return await done
+    return await in_thread(lambda: call(address, name, args, kwargs))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import concurrent.futures
 import dataclasses
 import os
 import shutil
@@ -26,7 +25,7 @@ from rlm.environments.kernel import Kernel, Printed, WorkerGone
 from rlm.environments.payload import Payload, pack
 from rlm.errors import ReplError, SandboxError, SessionClosedError
 from rlm.ports import Answer, Transport
-from rlm.portal import portal
+from rlm.portal import in_thread, portal
 from rlm.types import CellError, REPLResult, Tool
 
 Connect = Callable[[Path], Transport]
@@ -125,7 +124,7 @@ class Namespace:
         folder = self._folder / "inputs"
         if isinstance(value, (str, bytes)) and len(value) < 1 << 16:
             return pack(value, folder)
-        return await _in_thread(lambda: pack(value, folder))
+        return await in_thread(lambda: pack(value, folder))
 
     def _losses(self, kernel: Kernel) -> str:
         """What a lost worker leaves behind: names the host has, and names that nobody has."""
@@ -234,16 +233,9 @@ def _close_all() -> None:
         portal().run(close())
 
 
-async def _in_thread(work: Callable[[], Any]) -> Any:
-    return await asyncio.get_running_loop().run_in_executor(_disk, work)
-
-
-_disk = concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix="rlm-disk")
-
-
 def _after_fork() -> None:
-    global _open, _disk
-    _open, _disk = weakref.WeakSet(), concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix="rlm-disk")
+    global _open
+    _open = weakref.WeakSet()
 
 
 os.register_at_fork(after_in_child=_after_fork)

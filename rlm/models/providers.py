@@ -146,7 +146,7 @@ class ProviderModel:
     def _refuse_unknown(self, settings: Mapping[str, Any], known: frozenset[str]) -> None:
         for name in settings:
             if name not in known:
-                own = sorted(known.difference(SETTINGS))
+                own = sorted({setting.partition("_")[0] + "_…" for setting in known.difference(SETTINGS)})
                 raise ConfigurationError(
                     f"{self._spec} has no setting {name!r}.{nearest(name, (*OURS, *known))}"
                     f" Known are {', '.join((*OURS, *SETTINGS, *own))}."

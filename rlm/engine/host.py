@@ -1,0 +1,242 @@
+"""The real Host: a model, a namespace, and the functions that cells may call.
+
+One `LiveHost` serves one turn (or one child's) and knows its place in the tree; `Tree` is what all of a turn's hosts share:
+the ledger through which every request passes, the models and tools cells may use, and how a child's namespace is opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rlm import inputs
+from rlm.engine import loop, prompts
+from rlm.engine.budget import Ledger
+from rlm.engine.journal import Journal, Priced, Record
+from rlm.errors import ModelError, ReplError, TurnError
+from rlm.ports import Answer, CallFailed, Model
+from rlm.portal import in_thread
+from rlm.types import Event, Limits, Listener, Message, Messages, Printed, Reply, REPLResult, Tool, UsageSummary
+
+
+class Namespace(Protocol):
+    """A REPL as the engine uses one. `rlm.environments.repl.Namespace` describes the methods."""
+
+    isolation: str
+
+    @property
+    def contexts(self) -> int: ...
+    @property
+    def histories(self) -> int: ...
+    async def start(self) -> None: ...
+    async def close(self) -> None: ...
+    async def run(
+        self,
+        code: str,
+        answer: Answer | None = None,
+        *,
+        fresh: bool = False,
+        printed: Callable[[str, str], None] | None = None,
+    ) -> REPLResult: ...
+    async def put_context(self, value: Any, index: int | None = None, name: str | None = None) -> int: ...
+    async def put_history(self, messages: Sequence[Mapping[str, Any]], index: int | None = None) -> int: ...
+    async def variables(self) -> Mapping[str, str]: ...
+    async def get(self, name: str) -> Any: ...
+    def take_notes(self) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How turns are run: everything about them that is configured and does not change.
+
+    sub_models: what cells may ask by `model=`, the first by default. depth: the level of the root, 0 unless this whole
+    RLM is somebody else's child. settings, sub_settings: for each request to the root model, and to sub-models.
+    open_namespace: makes a namespace with the given tools, without starting it.
+    """
+
+    model: Model
+    sub_models: Sequence[Model]
+    limits: Limits
+    open_namespace: Callable[[Sequence[Tool]], Namespace]
+    tools: Sequence[Tool] = ()
+    sub_tools: Sequence[Tool] = ()
+    depth: int = 0
+    output_limit: int = 10_000
+    system_prompt: str | None = None
+    orchestrator: bool = True
+    prologue: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    sub_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def sub_model(self, name: str | None) -> Model:
+        """The model that a cell asks for. Cells may use what the user configured, nothing else on the user's account."""
+        if name is None:
+            return self.sub_models[0]
+        for model in (*self.sub_models, self.model):
+            if name in (model.name, model.name.partition(":")[2]):
+                return model
+        known = ", ".join(dict.fromkeys(model.name for model in (*self.sub_models, self.model)))
+        raise CallFailed(f"model={name!r} is not one of this session's models: {known}", "model")
+
+
+class Tree:
+    """What the hosts of one turn share."""
+
+    def __init__(
+        self, setup: Setup, ledger: Ledger, append: Callable[[Event], Awaitable[None]], tell: Listener
+    ) -> None:
+        self.setup = setup
+        self.ledger = ledger
+        self.append = append
+        self.tell = tell
+        self.record = Record()
+        self._tools_at_once = asyncio.Semaphore(setup.limits.concurrency)
+        self._children_at_once: dict[int, asyncio.Semaphore] = {}
+
+    def children_at_once(self, depth: int) -> asyncio.Semaphore:
+        """As many children as requests, at each level: parents that wait for theirs must not starve them."""
+        return self._children_at_once.setdefault(depth, asyncio.Semaphore(self.setup.limits.concurrency))
+
+    async def use(self, tool: Tool, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Call a host function: an async one here, any other in a thread."""
+        try:
+            if inspect.iscoroutinefunction(tool.value):
+                return await tool.value(*args, **kwargs)
+            async with self._tools_at_once:
+                value = await in_thread(lambda: tool.value(*args, **kwargs))
+            return await value if inspect.isawaitable(value) else value
+        except CallFailed:
+            raise
+        except Exception as error:  # what a user's function raises is for the cell, which may handle it
+            raise CallFailed(f"{type(error).__name__}: {error}", "tool") from error
+
+
+class LiveHost:
+    """Answers the asks, cells and calls of one turn, or of one child, from the world.
+
+    path: its place in the tree. depth: its level; cells of level d have REPL children while d + 1 < `Limits.depth`.
+    """
+
+    def __init__(
+        self, tree: Tree, namespace: Namespace, *, path: str, model: Model, tools: Sequence[Tool], depth: int
+    ) -> None:
+        self.usage = UsageSummary()
+        self._tree = tree
+        self._namespace = namespace
+        self._path = path
+        self._model = model
+        self._tools = {tool.name: tool for tool in tools if tool.is_function}
+        self._depth = depth
+        self._settings = tree.setup.settings if depth == tree.setup.depth else tree.setup.sub_settings
+        self._fresh = True
+        self._cells = 0
+
+    async def ask(self, messages: Messages, purpose: str = "iteration") -> Reply:
+        """One reply, through the ledger."""
+        return await self._ask(self._model, messages, self._settings)
+
+    async def _ask(self, model: Model, messages: Messages, settings: Mapping[str, Any]) -> Reply:
+        async with self._tree.ledger.reserve(model, messages, settings.get("max_tokens")) as slot:
+            slot.sent = True
+            reply = await model.reply(messages, **settings)
+            slot.settle(reply.usage)
+        self.usage = self.usage.add(model.name, reply.usage)
+        return reply
+
+    async def run(self, code: str, answer: Answer | None = None) -> REPLResult:
+        """One cell in the namespace."""
+        fresh, self._fresh = self._fresh, False
+        at = f"{self._path}/c{self._cells}"
+        self._cells += 1
+
+        def printed(stream: str, text: str) -> None:
+            self._tree.tell(Printed(at, "stderr" if stream == "stderr" else "stdout", text))
+
+        return await self._namespace.run(code, answer, fresh=fresh, printed=printed)
+
+    async def call(self, key: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Answer a call of a cell: a model, a child, or a tool."""
+        if name in self._tools:
+            return await self._tree.use(self._tools[name], args, kwargs)
+        if name not in ("llm_query", "rlm_query"):
+            known = ", ".join(["llm_query", "rlm_query", *self._tools])
+            raise CallFailed(f"{name}() is not a function of this session; there are {known}", "unknown")
+        prompt, model = _query(name, args, kwargs)
+        chosen = self._tree.setup.sub_model(model)
+        try:
+            if name == "rlm_query" and self._depth + 1 < self._tree.setup.limits.depth:
+                return await self._child(key, prompt, chosen)
+            reply = await self._ask(chosen, _messages(prompt), self._tree.setup.sub_settings)
+        except (ModelError, TurnError, ReplError) as error:
+            raise CallFailed(f"{type(error).__name__}: {error}", _reason(error)) from error
+        return Priced(reply.text, UsageSummary({chosen.name: reply.usage}))
+
+    async def _child(self, key: str, prompt: Any, model: Model) -> Priced:
+        """A turn of its own, in a namespace of its own, from this tree's ledger; its events stand under the call."""
+        tree, setup, depth = self._tree, self._tree.setup, self._depth + 1
+        async with tree.children_at_once(depth):
+            namespace = setup.open_namespace(setup.sub_tools)
+            try:
+                await namespace.put_context(prompt)
+                host = LiveHost(tree, namespace, path=key, model=model, tools=setup.sub_tools, depth=depth)
+                journal = Journal(host, key, tree.record, tree.append, tell=tree.tell)
+                transcript = loop.Transcript(opening(setup, prompt, depth))
+                try:
+                    outcome = await loop.turn(
+                        journal,
+                        transcript,
+                        iterations=setup.limits.iterations,
+                        errors=setup.limits.errors,
+                        output_limit=setup.output_limit,
+                    )
+                finally:
+                    self.usage = self.usage + host.usage
+            finally:
+                await asyncio.shield(namespace.close())
+        return Priced(outcome.response, host.usage)
+
+
+def opening(setup: Setup, prompt: Any, depth: int) -> list[Message]:
+    """The first messages of a child, whose task stands in its context."""
+    context = prompts.ContextInfo(0, type(prompt).__name__, inputs.size(prompt), None, inputs.preview(prompt))
+    turn = prompts.turn(question=None, context=context, contexts=1, histories=0, conversation=[])
+    system = prompts.system(
+        setup.sub_tools,
+        depth_left=depth + 1 < setup.limits.depth,
+        custom=setup.system_prompt,
+        orchestrator=setup.orchestrator,
+    )
+    return [{"role": "system", "content": system}, {"role": "user", "content": turn}]
+
+
+def _query(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, str | None]:
+    """(prompt, model) of a query, whichever way a cell passed them."""
+    given = dict(zip(("prompt", "model"), args, strict=False)) | dict(kwargs)
+    prompt, model = given.pop("prompt", None), given.pop("model", None)
+    if given or len(args) > 2 or prompt is None or not isinstance(model, (str, type(None))):
+        raise CallFailed(f"{name}(prompt, model=None) takes a prompt and the name of a model", "value")
+    return prompt, model
+
+
+def _messages(prompt: Any) -> list[Message]:
+    """A prompt as messages: a text is the user's; a list of messages goes as it is."""
+    if isinstance(prompt, list) and prompt and all(_is_message(message) for message in prompt):
+        return [{"role": message["role"], "content": message["content"]} for message in prompt]
+    return [{"role": "user", "content": prompt if isinstance(prompt, str) else str(prompt)}]
+
+
+def _is_message(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.get("role") in ("system", "user", "assistant")
+        and isinstance(value.get("content"), str)
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ModelError):
+        return "model"
+    return "limit" if isinstance(error, TurnError) else "repl"

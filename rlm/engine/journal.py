@@ -1,0 +1,190 @@
+"""A Host that answers from the record while it lasts, then asks the real one and records.
+
+Asks and cells are matched by their place in the turn (a cell also by its code), calls by cell, function, digest of the
+arguments and order among equals, so that threads and a changed order do not matter. An event is recorded before anyone
+acts on it: what a journal has answered is never paid for again. What the record does not hold is asked anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from rlm import types
+from rlm.ports import Answer, CallFailed, Host
+from rlm.types import Called, Event, Messages, Ran, Replied, Reply, REPLResult, UsageSummary
+
+_BATCHED = {"llm_query_batched": "llm_query", "rlm_query_batched": "rlm_query"}
+_PROMPT_SHOWN = 500  # characters of what a call asked, in its event
+_canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """What `Host.call` may return in place of a value: the value, and the usage it took to get it."""
+
+    value: Any
+    usage_summary: UsageSummary
+
+
+class Record:
+    """Past events by the places at which a journal looks for them. Of equals the first counts."""
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self.replied: dict[tuple[str, str], Replied] = {}
+        self.ran: dict[tuple[str, str], Ran] = {}
+        self.called: dict[str, Called] = {}
+        for event in events:
+            match event:
+                case Replied():
+                    self.replied.setdefault((event.at, event.purpose), event)
+                case Ran():
+                    self.ran.setdefault((event.at, event.code), event)
+                case Called():
+                    self.called.setdefault(event.at, event)
+        self.places = {at for at, _ in (*self.replied, *self.ran)}
+
+
+class Journal:
+    """One turn's host, or one child's: `path` is its place in the tree ("t3", or the key of the call that started it).
+
+    inner: who is asked where the record has no answer; `inner.run` is given the `answer` by which the cell's calls come
+    back here. append: makes an event durable, awaited before the result is handed on. restored: how many cells the
+    namespace already contains; those are not run again, later ones are, with their recorded calls, for what they do to
+    the namespace. What the loop gets is always the recorded result. tell: gets the events that are not recorded. clock:
+    seconds. diverged: how often the record held something else than what was asked of it.
+    """
+
+    def __init__(
+        self,
+        inner: Host,
+        path: str,
+        record: Record,
+        append: Callable[[Event], Awaitable[None]],
+        *,
+        restored: int = 0,
+        tell: types.Listener | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.diverged = 0
+        self._inner, self._path, self._record, self._append = inner, path, record, append
+        self._restored, self._tell, self._clock = restored, tell or _silence, clock
+        self._asks = self._cells = 0
+
+    async def ask(self, messages: Messages, purpose: str = "iteration") -> Reply:
+        """The recorded reply, or a new one. Raises what `inner.ask` raises."""
+        at = f"{self._path}/a{self._asks}"
+        self._asks += 1
+        if recorded := self._record.replied.get((at, purpose)):
+            return recorded.reply
+        self.diverged += at in self._record.places
+        self._tell(types.Asking(at, purpose=purpose))
+        began = self._clock()
+        reply = await self._inner.ask(messages, purpose)
+        await self._append(Replied(at, purpose=purpose, reply=reply, seconds=self._clock() - began))
+        return reply
+
+    async def run(self, code: str, answer: Answer | None = None) -> REPLResult:
+        """The recorded result, or that of running the cell. A cell that took its worker along is not run again: the
+        namespace is as it was before it."""
+        at, restored = f"{self._path}/c{self._cells}", self._cells < self._restored
+        self._cells += 1
+        recorded = self._record.ran.get((at, code))
+        if recorded and (restored or recorded.result.restarted):
+            return recorded.result
+        self._tell(types.Running(at, code=code))
+        result = await self._inner.run(code, _Calls(self, at, answer, complete=recorded is not None).answer)
+        if recorded:
+            self.diverged += (result.error is None) != (recorded.result.error is None)
+            return recorded.result
+        self.diverged += at in self._record.places
+        await self._append(Ran(at, code=code, result=result))
+        return result
+
+    async def call(self, key: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """The recorded value or failure of the call at `key`, or that of making it."""
+        return await self.answered(key, name, args, kwargs, None)
+
+    async def answered(
+        self, key: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], answer: Answer | None
+    ) -> Any:
+        """`call`, with `answer` in place of `inner.call` where it is given."""
+        if recorded := self._record.called.get(key):
+            if recorded.error is not None:
+                raise CallFailed(recorded.error, recorded.reason or "error")
+            return recorded.value
+        prompt = (args[0] if args and isinstance(args[0], str) else _canonical(list(args)))[:_PROMPT_SHOWN]
+        self._tell(types.Calling(key, name=name, prompt=prompt))
+        began = self._clock()
+        try:
+            value = await (answer(name, args, kwargs) if answer else self._inner.call(key, name, args, kwargs))
+        except CallFailed as failed:
+            seconds = self._clock() - began
+            await self._append(Called(key, name, prompt, error=str(failed), reason=failed.reason, seconds=seconds))
+            raise
+        seconds = self._clock() - began
+        priced = value if isinstance(value, Priced) else Priced(value, _NOTHING)
+        await self._append(Called(key, name, prompt, priced.value, None, None, priced.usage_summary, seconds))
+        return priced.value
+
+    def holds(self, key: str) -> bool:
+        return key in self._record.called
+
+
+class _Calls:
+    """Answers the calls of one cell. complete: the cell ran to its end once, so all of its calls should be on record."""
+
+    def __init__(self, journal: Journal, cell: str, answer: Answer | None, complete: bool) -> None:
+        self._journal, self._cell, self._answer, self._complete = journal, cell, answer, complete
+        self._seen: Counter[str] = Counter()
+
+    async def answer(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        if name in _BATCHED:
+            return await self._batch(name, args, dict(kwargs))
+        return await self._journal.answered(self._key(name, args, kwargs), name, args, kwargs, self._answer)
+
+    async def _batch(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> list[dict[str, Any]]:
+        """A batch is as many single calls, each with its own place, made concurrently; a failing one fails alone."""
+        prompts, *positional = args or [kwargs.pop("prompts", None)]
+        if not isinstance(prompts, (list, tuple)):
+            raise CallFailed(f"{name}() takes a list of prompts, not {type(prompts).__name__}", "arguments")
+        kwargs |= dict(zip(["model"], positional, strict=False))
+        settings = {key: value for key, value in kwargs.items() if value is not None}
+        single = _BATCHED[name]
+        try:
+            async with asyncio.TaskGroup() as group:
+                items = [
+                    group.create_task(self._item(self._key(single, [prompt], settings), single, [prompt], settings))
+                    for prompt in prompts
+                ]
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [item.result() for item in items]
+
+    async def _item(self, key: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return {"value": await self._journal.answered(key, name, args, kwargs, self._answer)}
+        except CallFailed as failed:
+            return {"error": str(failed), "reason": failed.reason}
+
+    def _key(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        text = _canonical([list(args), dict(kwargs)])
+        digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+        call = f"{name}:{digest}"
+        key = f"{self._cell}/{call}#{self._seen[call]}"
+        self._seen[call] += 1
+        self._journal.diverged += self._complete and not self._journal.holds(key)
+        return key
+
+
+_NOTHING = UsageSummary()
+
+
+def _silence(event: Event) -> None:
+    """Nobody listens."""

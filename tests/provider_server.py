@@ -35,12 +35,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error status, with the provider's usual JSON body around `message`."""
+    """An error status, with the provider's usual JSON body around `message` and `code`."""
 
     status: int
     message: str = "the provider is unwell"
     headers: Mapping[str, str] = field(default_factory=dict)
     delay: float = 0.0
+    code: str = "scripted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,8 +240,8 @@ class _Connection(asyncio.Protocol):
         match action:
             case Answer():
                 self._transport.write(_success(request, action))
-            case Failure(status, message, headers):
-                self._transport.write(_response(status, _failure(endpoint, status, message), headers))
+            case Failure():
+                self._transport.write(_response(action.status, _failure(endpoint, action), action.headers))
             case Malformed(body, content_type):
                 self._transport.write(_response(200, body, content_type=content_type))
             case Cut(after):
@@ -282,10 +283,11 @@ def _success(request: Request, answer: Answer) -> bytes:
     return _response(200, json.dumps(body).encode())
 
 
-def _failure(endpoint: str, status: int, message: str) -> bytes:
+def _failure(endpoint: str, failure: Failure) -> bytes:
     if endpoint == ":generateContent":
-        return json.dumps({"error": {"code": status, "message": message, "status": "SCRIPTED"}}).encode()
-    error = {"message": message, "type": "scripted", "code": str(status)}
+        error = {"code": failure.status, "message": failure.message, "status": failure.code.upper()}
+        return json.dumps({"error": error}).encode()
+    error = {"message": failure.message, "type": failure.code, "code": failure.code}
     return json.dumps({"type": "error", "error": error} if endpoint == "/messages" else {"error": error}).encode()
 
 

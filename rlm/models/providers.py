@@ -159,7 +159,7 @@ def _to_pydantic(messages: Messages) -> list[ModelMessage]:
 
     converted: list[ModelMessage] = []
     for message in messages:
-        role, text = message["role"], _encodable(message["content"])
+        role, text = message["role"], encodable(message["content"])
         if role == "assistant":
             converted.append(ModelResponse(parts=[TextPart(text)]))
             continue
@@ -171,7 +171,7 @@ def _to_pydantic(messages: Messages) -> list[ModelMessage]:
     return converted
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """`text` with U+FFFD for each lone surrogate: JSON can carry them, providers reject the request."""
     try:
         text.encode()

@@ -14,6 +14,7 @@ import signal
 import threading
 
 CHUNK = 256 * 1024  # characters of a frame's JSON in one line, as in wire.py
+PIECE = 1 << 16  # bytes read at once; a buffer of over 128 KiB costs malloc a system call to get, and two to give back
 dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
@@ -113,7 +114,7 @@ class Channel:
                 other.release()
 
     def read(self):
-        data = os.read(self.source, 1 << 20)
+        data = os.read(self.source, PIECE)
         self.closed = not data
         start = len(self.rest)
         self.rest += data

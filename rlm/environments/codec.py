@@ -67,41 +67,46 @@ def _encode_container(value: Any, kind: type, describe: bool, above: tuple[int, 
 def decode(data: Any, remote: Any = None) -> Any:
     """The value that `encode` made `data` of. `remote(type_name, repr)` builds the stand-in for what stayed behind.
 
-    Raises `CodecError` for JSON that no codec wrote; the data may come from a hostile worker.
+    Raises `CodecError` for JSON that no codec wrote, however deep; the data may come from a hostile worker.
     """
-    if isinstance(data, list):
-        return [decode(item, remote) for item in data]
-    if not isinstance(data, dict):
-        return data
-    if TAG not in data:
-        return {key: decode(item, remote) for key, item in data.items()}
     try:
-        return _decode_tagged(data[TAG], data["v"], remote)
-    except CodecError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return _decode(data, remote, MAX_DEPTH + 1)  # what `encode` could not describe any deeper counts as one more
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, CodecError):
+            raise
         raise CodecError(f"not a value of this codec: {str(data)[:200]}") from error
 
 
-def _decode_tagged(tag: Any, data: Any, remote: Any) -> Any:
-    if tag == "int":
-        return int(data, 16)
-    if tag == "str":
-        return base64.b64decode(data, validate=True).decode("utf-8", "surrogatepass")
-    if tag == "bytes":
-        return base64.b64decode(data, validate=True)
-    if tag == "dict":
-        return {decode(key, remote): decode(item, remote) for key, item in data}
-    if tag == "tuple":
-        return tuple([decode(item, remote) for item in data])
-    if tag == "set":
-        return {decode(item, remote) for item in data}
-    if tag == "frozenset":
-        return frozenset([decode(item, remote) for item in data])
-    if tag == "remote" and remote is not None:
-        name, text = data
-        return remote(str(name), str(text))
+def _decode(data: Any, remote: Any, left: int) -> Any:
+    if not isinstance(data, (list, dict)):
+        return data
+    if not left:
+        raise CodecError(f"a value nested over {MAX_DEPTH} deep")
+    left -= 1
+    if isinstance(data, list):
+        return [_decode(item, remote, left) for item in data]
+    if TAG not in data:
+        return {key: _decode(item, remote, left) for key, item in data.items()}
+    if len(data) != 2:
+        raise CodecError(f"a tagged value has two fields, not {len(data)}")
+    tag, data = data[TAG], data["v"]
+    if type(tag) is str and tag in _FROM_TEXT and type(data) is str:
+        return _FROM_TEXT[tag](data)
+    if type(tag) is str and type(data) is list:
+        if tag == "dict":
+            return {_decode(key, remote, left): _decode(item, remote, left) for key, item in map(_pair, data)}
+        if tag in _FROM_LIST:
+            return _FROM_LIST[tag]([_decode(item, remote, left) for item in data])
+        if tag == "remote" and remote is not None:
+            name, text = _pair(data)
+            return remote(str(name), str(text))
     raise CodecError(f"unknown kind of value {str(tag)[:50]!r}")
+
+
+def _pair(data: Any) -> Any:
+    if type(data) is not list or len(data) != 2:
+        raise CodecError(f"not a pair: {str(data)[:50]!r}")
+    return data
 
 
 def brief(value: Any) -> str:
@@ -131,3 +136,9 @@ def _base64(data: bytes) -> str:
 
 
 _CONTAINERS = frozenset((list, tuple, dict, set, frozenset))
+_FROM_LIST = {"tuple": tuple, "set": set, "frozenset": frozenset}
+_FROM_TEXT = {
+    "int": lambda text: int(text, 16),
+    "str": lambda text: base64.b64decode(text, validate=True).decode("utf-8", "surrogatepass"),
+    "bytes": lambda text: base64.b64decode(text, validate=True),
+}

@@ -14,15 +14,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
 from rlm.errors import SandboxError
 
 WORKER_FOLDER = Path(__file__).parent
-PIECE = 1 << 20
+PIECE = 1 << 16  # bytes read at once; a buffer of over 128 KiB costs malloc a system call to get, and two to give back
+BUFFER = 1 << 20  # bytes the socket may hold, so that large frames need few switches between the processes
 
 # The program that an interpreter is started with: the worker's files are found in a folder for as long as it takes to
 # import them; afterwards the working directory is searched for modules, last, so that a file there hides none.
@@ -52,14 +52,13 @@ class ProcessTransport:
         self._said: IO[bytes] | None = None
         self._end = ""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pieces: deque[bytes] = deque()
-        self._waiting: asyncio.Future[None] | None = None
+        self._receive: Callable[[bytes], None] | None = None
 
     async def open(self) -> None:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         for end in (ours, theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PIECE)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
         self._socket = ours
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         try:
@@ -96,19 +95,13 @@ class ProcessTransport:
         except OSError as error:
             raise ConnectionError(str(error)) from error
 
-    async def receive(self) -> bytes:
-        if self._socket is None:
-            return b""
-        if self._loop is None:  # the loop watches the socket from here on, instead of anew for every piece
-            self._loop = asyncio.get_running_loop()
+    def deliver_to(self, receive: Callable[[bytes], None]) -> None:
+        if self._socket is not None:
+            self._loop, self._receive = asyncio.get_running_loop(), receive
             self._loop.add_reader(self._socket, self._read)
-        if not self._pieces:
-            self._waiting = self._loop.create_future()
-            await self._waiting
-        return self._pieces.popleft()
 
     def _read(self) -> None:
-        if self._socket is None:
+        if self._socket is None or self._receive is None:
             return
         try:
             piece = self._socket.recv(PIECE)
@@ -116,14 +109,23 @@ class ProcessTransport:
             return
         except OSError:
             piece = b""
-        self._arrive(piece)
+        if not piece:
+            self._stop_reading()
+        self._receive(piece)
 
-    def _arrive(self, piece: bytes) -> None:
-        self._pieces.append(piece)
-        if not piece and self._loop is not None and self._socket is not None:
+    def _stop_reading(self) -> None:
+        if self._loop is not None and self._socket is not None:
             self._loop.remove_reader(self._socket)
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+            self._loop = None
+
+    async def receive(self) -> bytes:
+        """What arrived, for whoever prefers to ask."""
+        if self._socket is None:
+            return b""
+        try:
+            return await asyncio.get_running_loop().sock_recv(self._socket, PIECE)
+        except OSError:
+            return b""
 
     def interrupt(self) -> None:
         """Interrupt the running cell and the programs that it started."""
@@ -142,7 +144,7 @@ class ProcessTransport:
                 await asyncio.sleep(pause)
             self._end = self._how(process.returncode)
         if self._socket is not None:
-            self._arrive(b"")
+            self._stop_reading()
             closing, self._socket = self._socket, None
             closing.close()
         if self._said is not None:

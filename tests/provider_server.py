@@ -111,19 +111,22 @@ class ProviderServer:
     """A context manager: `with ProviderServer(script) as server: server.url, server.requests`.
 
     script: one action for all requests; a list of actions, one a request, of which the last one repeats; or a function
-    from the request to an action. record=False keeps no bill, for benchmarks. `server.connections` counts those that
-    were ever opened, `server.disconnects` those that the client closed while their answer was still due.
+    from the request to an action. record=False keeps no bill, for benchmarks. together=N answers no request before N of
+    them wait. `server.connections` counts those that were ever opened, `server.in_flight` the requests whose answer is
+    due, `server.disconnects` those of them whose client hung up.
     """
 
-    def __init__(self, script: Script = Answer(), *, record: bool = True) -> None:
+    def __init__(self, script: Script = Answer(), *, record: bool = True, together: int = 1) -> None:
         self.requests: list[Request] = []
         self.connections = 0
         self.disconnects = 0
         self.in_flight = 0
-        self.most_in_flight = 0
-        self.record = record
         self._script = script
+        self._record = record
+        self._together = together
+        self._held: list[Callable[[], None]] = []
         self._position = 0
+        self._changed = threading.Condition()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="provider-server", daemon=True)
         self._ready = threading.Event()
@@ -133,6 +136,10 @@ class ProviderServer:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def answers_alone(self) -> bool:
+        return self._together == 1
 
     def __enter__(self) -> ProviderServer:
         self._thread.start()
@@ -160,14 +167,36 @@ class ProviderServer:
             loop.run_until_complete(asyncio.sleep(0))
             loop.close()
 
-    def next_action(self, request: Request) -> Action:
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+        """Block until what the server has seen fulfils `condition`. Raises TimeoutError."""
+        with self._changed:
+            if not self._changed.wait_for(condition, seconds):
+                raise TimeoutError(f"not fulfilled within {seconds} s; {len(self.requests)} requests have arrived")
+
+    def has_changed(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def action_for(self, request: Request) -> Action:
+        if self._record:
+            self.requests.append(request)
         if callable(self._script):
             return self._script(request)
         if isinstance(self._script, Sequence):
-            action = self._script[min(self._position, len(self._script) - 1)]
             self._position += 1
-            return action
+            return self._script[min(self._position, len(self._script)) - 1]
         return self._script
+
+    def when_due(self, delay: float, answer: Callable[[], None]) -> None:
+        """Call `answer` after `delay` seconds, or once as many as belong together are waiting."""
+        if not self.answers_alone:
+            self._held.append(answer)
+            if len(self._held) == self._together:
+                for held in self._held:
+                    self._loop.call_soon(held)
+                self._held.clear()
+        else:
+            self._loop.call_later(delay, answer)
 
 
 class _Connection(asyncio.Protocol):
@@ -176,7 +205,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, server: ProviderServer) -> None:
         self._server = server
         self._buffer = bytearray()
-        self._due: asyncio.TimerHandle | None = None
+        self._is_due = False
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -187,17 +216,18 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._server._open.discard(self)
-        if self._due is not None:
-            self._due.cancel()
+        if self._is_due:
+            self._is_due = False
             self._server.in_flight -= 1
             self._server.disconnects += 1
+            self._server.has_changed()
 
     def abort(self) -> None:
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        while self._due is None and (request := self._take_request()) is not None:
+        while not self._is_due and (request := self._take_request()) is not None:
             self._handle(request)
 
     def _take_request(self) -> Request | None:
@@ -216,22 +246,22 @@ class _Connection(asyncio.Protocol):
 
     def _handle(self, request: Request) -> None:
         server = self._server
-        if server.record:
-            server.requests.append(request)
-        action = server.next_action(request)
+        action = server.action_for(request)
         delay = action.delay if isinstance(action, (Answer, Failure)) else 0.0
-        if delay == 0.0:
+        if delay == 0.0 and server.answers_alone:
             self._answer(request, action)
             return
         server.in_flight += 1
-        server.most_in_flight = max(server.most_in_flight, server.in_flight)
-        self._due = server._loop.call_later(delay, self._answer_late, request, action)
+        self._is_due = True
+        server.has_changed()
+        server.when_due(delay, lambda: self._answer_late(request, action))
 
     def _answer_late(self, request: Request, action: Action) -> None:
-        self._due = None
-        self._server.in_flight -= 1
-        self._answer(request, action)
-        self.data_received(b"")
+        if self._is_due:  # not so once the client has hung up
+            self._is_due = False
+            self._server.in_flight -= 1
+            self._answer(request, action)
+            self.data_received(b"")
 
     def _answer(self, request: Request, action: Action) -> None:
         endpoint = request.endpoint

@@ -99,10 +99,10 @@ def _one_line(text: str) -> str:
 
 
 def _first_cause(error: BaseException) -> str:
-    """The words of the deepest cause that has some: SDKs wrap "Cannot connect to host" in "Connection error."."""
+    """The words of the HTTP library, deepest below: SDKs wrap "Cannot connect to host" in "Connection error."."""
     words = str(error)
     cause = error.__cause__
-    while cause is not None:
+    while cause is not None and type(cause).__module__ != "builtins":
         words = str(cause) or words
         cause = cause.__cause__
     return words

@@ -24,10 +24,16 @@ WORKER_FOLDER = Path(__file__).parent
 PIECE = 1 << 16  # bytes read at once; a buffer of over 128 KiB costs malloc a system call to get, and two to give back
 BUFFER = 1 << 20  # bytes the socket may hold, so that large frames need few switches between the processes
 
-# The program that an interpreter is started with: the worker's files are found in a folder for as long as it takes to
-# import them; afterwards the working directory is searched for modules, last, so that a file there hides none.
-BOOT = "import sys; sys.path[0] = sys.argv[1]; import worker; sys.path[:] = [*sys.path[1:], '']; sys.argv[:] = ['']; "
-RUN = BOOT + "worker.main()"
+# The program that an interpreter is started with; its arguments are WORKER_FOLDER and, where interrupts must come as frames,
+# "listen". The worker's files are found in their folder for as long as it takes to import them; afterwards the working
+# directory is searched for modules, last, so that a file there hides none.
+RUN = """
+import sys
+_, sys.path[0], *options = sys.argv
+import worker
+sys.path[:], sys.argv[:] = [*sys.path[1:], ""], [""]
+worker.main(listen="listen" in options)
+"""
 
 
 def worker_environment(folder: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from rlm import types
 from rlm.ports import Answer, CallFailed, Host
-from rlm.types import Called, Event, Messages, Ran, Replied, Reply, REPLResult, UsageSummary
+from rlm.types import Called, Event, Messages, Ran, Replied, REPLResult, Reply, UsageSummary
 
 _BATCHED = {"llm_query_batched": "llm_query", "rlm_query_batched": "rlm_query"}
 _PROMPT_SHOWN = 500  # characters of what a call asked, in its event
@@ -73,7 +73,8 @@ class Journal:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.diverged = 0
-        self._inner, self._path, self._record, self._append = inner, path, record, append
+        self.record = record
+        self._inner, self._path, self._append = inner, path, append
         self._restored, self._tell, self._clock = restored, tell or _silence, clock
         self._asks = self._cells = 0
 
@@ -81,9 +82,9 @@ class Journal:
         """The recorded reply, or a new one. Raises what `inner.ask` raises."""
         at = f"{self._path}/a{self._asks}"
         self._asks += 1
-        if recorded := self._record.replied.get((at, purpose)):
+        if recorded := self.record.replied.get((at, purpose)):
             return recorded.reply
-        self.diverged += at in self._record.places
+        self.diverged += at in self.record.places
         self._tell(types.Asking(at, purpose=purpose))
         began = self._clock()
         reply = await self._inner.ask(messages, purpose)
@@ -95,7 +96,7 @@ class Journal:
         namespace is as it was before it."""
         at, restored = f"{self._path}/c{self._cells}", self._cells < self._restored
         self._cells += 1
-        recorded = self._record.ran.get((at, code))
+        recorded = self.record.ran.get((at, code))
         if recorded and (restored or recorded.result.restarted):
             return recorded.result
         self._tell(types.Running(at, code=code))
@@ -103,19 +104,15 @@ class Journal:
         if recorded:
             self.diverged += (result.error is None) != (recorded.result.error is None)
             return recorded.result
-        self.diverged += at in self._record.places
+        self.diverged += at in self.record.places
         await self._append(Ran(at, code=code, result=result))
         return result
 
-    async def call(self, key: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """The recorded value or failure of the call at `key`, or that of making it."""
-        return await self.answered(key, name, args, kwargs, None)
-
-    async def answered(
-        self, key: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], answer: Answer | None
+    async def call(
+        self, key: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], answer: Answer | None = None
     ) -> Any:
-        """`call`, with `answer` in place of `inner.call` where it is given."""
-        if recorded := self._record.called.get(key):
+        """The recorded value or failure of the call at `key`, or that of making it: by `answer`, else `inner.call`."""
+        if recorded := self.record.called.get(key):
             if recorded.error is not None:
                 raise CallFailed(recorded.error, recorded.reason or "error")
             return recorded.value
@@ -133,12 +130,9 @@ class Journal:
         await self._append(Called(key, name, prompt, priced.value, None, None, priced.usage_summary, seconds))
         return priced.value
 
-    def holds(self, key: str) -> bool:
-        return key in self._record.called
-
 
 class _Calls:
-    """Answers the calls of one cell. complete: the cell ran to its end once, so all of its calls should be on record."""
+    """Answers the calls of one cell. complete: it ran to its end once, so that all of its calls should be on record."""
 
     def __init__(self, journal: Journal, cell: str, answer: Answer | None, complete: bool) -> None:
         self._journal, self._cell, self._answer, self._complete = journal, cell, answer, complete
@@ -147,13 +141,13 @@ class _Calls:
     async def answer(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         if name in _BATCHED:
             return await self._batch(name, args, dict(kwargs))
-        return await self._journal.answered(self._key(name, args, kwargs), name, args, kwargs, self._answer)
+        return await self._journal.call(self._key(name, args, kwargs), name, args, kwargs, self._answer)
 
     async def _batch(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> list[dict[str, Any]]:
         """A batch is as many single calls, each with its own place, made concurrently; a failing one fails alone."""
         prompts, *positional = args or [kwargs.pop("prompts", None)]
         if not isinstance(prompts, (list, tuple)):
-            raise CallFailed(f"{name}() takes a list of prompts, not {type(prompts).__name__}", "arguments")
+            raise CallFailed(f"{name}() takes a list of prompts, not {type(prompts).__name__}", "value")
         kwargs |= dict(zip(["model"], positional, strict=False))
         settings = {key: value for key, value in kwargs.items() if value is not None}
         single = _BATCHED[name]
@@ -169,7 +163,7 @@ class _Calls:
 
     async def _item(self, key: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            return {"value": await self._journal.answered(key, name, args, kwargs, self._answer)}
+            return {"value": await self._journal.call(key, name, args, kwargs, self._answer)}
         except CallFailed as failed:
             return {"error": str(failed), "reason": failed.reason}
 
@@ -179,7 +173,7 @@ class _Calls:
         call = f"{name}:{digest}"
         key = f"{self._cell}/{call}#{self._seen[call]}"
         self._seen[call] += 1
-        self._journal.diverged += self._complete and not self._journal.holds(key)
+        self._journal.diverged += self._complete and key not in self._journal.record.called
         return key
 
 

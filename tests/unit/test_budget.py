@@ -267,6 +267,24 @@ def test_slots_are_granted_in_order_of_arrival() -> None:
     assert asyncio.run(scenario()) == list(range(6))
 
 
+def test_what_would_fit_does_not_overtake_what_waits_unless_that_gives_up() -> None:
+    async def scenario() -> None:
+        ledger = Ledger(Limits(usd=20))
+        async with ledger.reserve(DOLLAR, asking(4), 6):
+            large = asyncio.create_task(call(ledger, 4, 10))
+            await ticks()
+            small = asyncio.create_task(call(ledger, 4, 2))
+            await ticks()
+            assert not small.done()
+            large.cancel()
+            await ticks()
+            assert small.done()
+        assert large.cancelled()
+        assert ledger.usage.total_cost == 6
+
+    asyncio.run(scenario())
+
+
 def test_cancelled_waiters_leak_nothing() -> None:
     async def scenario() -> None:
         ledger = Ledger(Limits(concurrency=1, calls=3))

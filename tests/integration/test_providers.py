@@ -165,6 +165,19 @@ def test_a_setting_that_does_not_exist_is_refused_before_the_request() -> None:
         assert server.requests == []
 
 
+def test_a_combination_of_settings_that_the_client_refuses_is_not_sent() -> None:
+    with ProviderServer() as server:
+        with pytest.raises(ConfigurationError, match="`anthropic_cache` and `anthropic_cache_messages` cannot both be"):
+            ask(model_at(server, ANTHROPIC), anthropic_cache=True, anthropic_cache_messages=True)
+        assert server.requests == []
+
+
+def test_a_model_behind_the_gateway_is_asked_in_its_own_format() -> None:
+    with ProviderServer(Answer("through")) as server:
+        assert ask(model_at(server, "gateway/openai-chat:gpt-4o")).text == "through"
+    assert server.requests[0].path.endswith("/chat/completions")
+
+
 # -- trouble that passes -------------------------------------------------------------------------------------------
 
 IN_TEN_SECONDS = format_datetime(datetime.now(UTC) + timedelta(seconds=10), usegmt=True)
@@ -368,9 +381,12 @@ def test_closing_reaches_the_connections_of_other_running_loops_and_the_model_ca
         other.close()
 
 
-def test_a_program_that_forgets_to_close_a_model_ends_without_a_complaint() -> None:
-    program = """
+@pytest.mark.parametrize("client", ["aiohttp", "the usual one"])
+def test_a_program_that_forgets_to_close_a_model_ends_without_a_complaint(client: str) -> None:
+    program = f"""
 import asyncio, sys
+if {client!r} != "aiohttp":
+    sys.modules["aiohttp"] = None  # as good as not installed
 from rlm.models import get_model
 model = get_model("openai-chat:gpt-4o", base_url=sys.argv[1], api_key="k")
 print(asyncio.run(model.reply([dict(role="user", content="Why?")])).text)

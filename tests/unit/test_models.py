@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import math
 import string
@@ -113,6 +114,13 @@ except MissingExtraError as error:
     print(error)
 """
     assert run_python(program).stdout.strip().endswith("not installed: pip install 'rlm-sessions[anthropic]'")
+
+
+def test_a_provider_outside_the_catalog_is_looked_up_in_pydantic_ai() -> None:
+    if importlib.util.find_spec("typesafe") is None:
+        with pytest.raises(MissingExtraError, match=r"pip install 'pydantic-ai-slim\[typesafe\]'"):
+            get_model("typesafe:x")
+    assert get_model("openai-decisions:x", api_key="k").name == "openai-decisions:x"
 
 
 def test_neither_importing_models_nor_naming_one_loads_what_requests_need() -> None:

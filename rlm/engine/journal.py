@@ -12,13 +12,13 @@ import json
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
 from rlm import types
 from rlm.ports import Answer, CallFailed, Host
-from rlm.types import Called, Event, Messages, Ran, Replied, REPLResult, Reply, UsageSummary
+from rlm.types import Called, CallRecord, Event, Messages, Ran, Replied, REPLResult, Reply, UsageSummary
 
 _BATCHED = {"llm_query_batched": "llm_query", "rlm_query_batched": "rlm_query"}
 _PROMPT_SHOWN = 500  # characters of what a call asked, in its event
@@ -77,6 +77,7 @@ class Journal:
         self._inner, self._path, self._append = inner, path, append
         self._restored, self._tell, self._clock = restored, tell or _silence, clock
         self._asks = self._cells = 0
+        self._made: dict[str, list[CallRecord]] = {}
 
     async def ask(self, messages: Messages, purpose: str = "iteration") -> Reply:
         """The recorded reply, or a new one. Raises what `inner.ask` raises."""
@@ -100,13 +101,14 @@ class Journal:
         if recorded and (restored or recorded.result.restarted):
             return recorded.result
         self._tell(types.Running(at, code=code))
-        result = await self._inner.run(code, _Calls(self, at, answer, complete=recorded is not None).answer)
+        calls = _Calls(self, at, answer, complete=recorded is not None)
+        result = await self._inner.run(code, calls.answer)
         if recorded:
             self.diverged += (result.error is None) != (recorded.result.error is None)
             return recorded.result
         self.diverged += at in self.record.places
         await self._append(Ran(at, code=code, result=result))
-        return result
+        return replace(result, rlm_calls=self._made.pop(at)) if at in self._made else result
 
     async def call(
         self, key: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], answer: Answer | None = None
@@ -116,19 +118,33 @@ class Journal:
             if recorded.error is not None:
                 raise CallFailed(recorded.error, recorded.reason or "error")
             return recorded.value
-        prompt = (args[0] if args and isinstance(args[0], str) else _canonical(list(args)))[:_PROMPT_SHOWN]
+        prompt = (args[0] if args and isinstance(args[0], str) else _text(list(args)))[:_PROMPT_SHOWN]
         self._tell(types.Calling(key, name=name, prompt=prompt))
         began = self._clock()
         try:
             value = await (answer(name, args, kwargs) if answer else self._inner.call(key, name, args, kwargs))
         except CallFailed as failed:
             seconds = self._clock() - began
-            await self._append(Called(key, name, prompt, error=str(failed), reason=failed.reason, seconds=seconds))
+            await self._made_call(Called(key, name, prompt, error=str(failed), reason=failed.reason, seconds=seconds))
             raise
         seconds = self._clock() - began
         priced = value if isinstance(value, Priced) else Priced(value, _NOTHING)
-        await self._append(Called(key, name, prompt, priced.value, None, None, priced.usage_summary, seconds))
+        await self._made_call(Called(key, name, prompt, priced.value, None, None, priced.usage_summary, seconds))
         return priced.value
+
+    async def _made_call(self, event: Called) -> None:
+        await self._append(event)
+        response = event.value if isinstance(event.value, str) else repr(event.value)
+        record = CallRecord(
+            event.at,
+            event.name,
+            event.prompt,
+            event.error or response,
+            event.usage_summary,
+            event.seconds,
+            event.error,
+        )
+        self._made.setdefault(event.at.rpartition("/")[0], []).append(record)
 
 
 class _Calls:
@@ -168,13 +184,20 @@ class _Calls:
             return {"error": str(failed), "reason": failed.reason}
 
     def _key(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        text = _canonical([list(args), dict(kwargs)])
+        text = _text([list(args), dict(kwargs)])
         digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
         call = f"{name}:{digest}"
         key = f"{self._cell}/{call}#{self._seen[call]}"
         self._seen[call] += 1
         self._journal.diverged += self._complete and key not in self._journal.record.called
         return key
+
+
+def _text(value: Any) -> str:
+    try:
+        return _canonical(value)
+    except TypeError:  # bytes, tuples as keys, and what else a tool may be given and JSON has not
+        return repr(value)
 
 
 _NOTHING = UsageSummary()

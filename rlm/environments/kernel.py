@@ -396,8 +396,10 @@ class Kernel:
         self._killer = asyncio.ensure_future(self.transport.close())  # the reader sees the end and tells the rest
 
     async def _cancelled(self, cell: _Cell) -> None:
-        cell.done = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        cell.done = loop.create_future()
         self._stop(cell, "cancelled", CANCEL_GRACE_SECONDS)
+        loop.call_later(CANCEL_GRACE_SECONDS, self._overdue, cell)  # also where a time limit is already stopping it
         try:
             await asyncio.shield(cell.done)
         except WorkerGone:

@@ -13,6 +13,7 @@ import dataclasses
 import os
 import shutil
 import tempfile
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,9 +25,9 @@ from rlm.environments.base_env import BaseEnv
 from rlm.environments.kernel import Kernel, Printed, WorkerGone
 from rlm.environments.payload import Payload, pack
 from rlm.errors import ReplError, SandboxError, SessionClosedError
-from rlm.ports import Answer, Transport
+from rlm.ports import Answer, CallFailed, Transport
 from rlm.portal import in_thread, portal
-from rlm.types import CellError, REPLResult, Tool
+from rlm.types import CallRecord, CellError, REPLResult, Tool
 
 Connect = Callable[[Path], Transport]
 """Makes the transport to a new worker, whose files live in the given folder."""
@@ -57,7 +58,6 @@ class Namespace:
         self.contexts = 0
         self.histories = 0
         self.cell_timeout = cell_timeout
-        self.answer: Answer | None = None
         self._connect = connect
         self._functions = [tool for tool in tools if tool.is_function]
         self._values = [tool for tool in tools if not tool.is_function]
@@ -86,7 +86,7 @@ class Namespace:
             await self._kernel.close()
         if self._folder is not None:
             folder, self._folder = self._folder, None
-            shutil.rmtree(folder, ignore_errors=True)
+            await in_thread(lambda: shutil.rmtree(folder, ignore_errors=True))  # a gigabyte takes its time
 
     async def _live(self) -> Kernel:
         """The kernel of a running worker, which has everything that the host gave."""
@@ -145,7 +145,7 @@ class Namespace:
     async def run(
         self, code: str, answer: Answer | None = None, *, fresh: bool = False, printed: Printed | None = None
     ) -> REPLResult:
-        """Run one cell; its calls go to `answer` (None: to the handler that `answer` of this object names).
+        """Run one cell; its calls go to `answer` (None: they fail, there is nobody to ask).
 
         `fresh` begins a turn. Cancelling stops the cell within a second. Raises `SandboxError` only.
         """
@@ -154,7 +154,7 @@ class Namespace:
             before = " ".join(self.take_notes()) if self._kernel is not None else ""
             try:
                 result = await kernel.run(
-                    code, answer or self.answer, timeout=self.cell_timeout, fresh=fresh, printed=printed
+                    code, answer, timeout=self.cell_timeout, fresh=fresh, printed=printed
                 )
             except WorkerGone as gone:
                 return await self._restarted(kernel, gone)
@@ -290,8 +290,7 @@ class REPL(BaseEnv):
         self.locals = Locals(self.namespace)
         self._first = (context_payload, setup_code)
         self._finalizer = weakref.finalize(self, _abandon, self.namespace)
-        if lm_handler_address is not None:
-            self.update_handler_address(lm_handler_address)
+        self._address = lm_handler_address
 
     @property
     def isolation(self) -> str:
@@ -314,10 +313,33 @@ class REPL(BaseEnv):
     def execute_code(self, code: str) -> REPLResult:
         """Run one cell, as in any Python module; returns what came of it."""
         self._begin()
-        return portal().run(self.namespace.run(code))
+        calls: list[CallRecord] = []
+        result = portal().run(self.namespace.run(code, self._answer(calls)))
+        return dataclasses.replace(result, rlm_calls=calls) if calls else result
+
+    def _answer(self, calls: list[CallRecord]) -> Answer | None:
+        """Has calls answered by the handler, and notes them."""
+        address = self._address
+        if address is None:
+            return None
+
+        async def answer(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+            began, value, failure = time.perf_counter(), None, None
+            try:
+                value = await lm_handler.acall(address, name, args, kwargs)
+                return value
+            except CallFailed as failed:
+                failure = str(failed)
+                raise
+            finally:
+                seconds, prompt = time.perf_counter() - began, str(args[0]) if args else ""
+                response = failure or (value if isinstance(value, str) else repr(value))
+                calls.append(CallRecord("", name, prompt, response, execution_time=seconds, error=failure))
+
+        return answer
 
     def update_handler_address(self, address: tuple[str, int]) -> None:
-        self.namespace.answer = lambda name, args, kwargs: lm_handler.acall(address, name, args, kwargs)
+        self._address = address
 
     def add_context(self, context_payload: Any, context_index: int | None = None) -> int:
         self._begin()

@@ -92,6 +92,8 @@ class Namespace:
         """The kernel of a running worker, which has everything that the host gave."""
         if self._closed:
             raise SessionClosedError("this REPL was closed")
+        if self._process != os.getpid():
+            raise ReplError("this REPL belongs to the process that forked this one: open a new one here")
         if self._kernel is not None and self._kernel.dead is None:
             return self._kernel
         if self._kernel is not None:

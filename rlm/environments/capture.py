@@ -1,7 +1,7 @@
 """What a cell prints and how it fails, as text of bounded size: the worker's streams and tracebacks.
 
-Standard library only, Python 3.9 and newer: this file runs in sandboxes, beside `worker.py`. It keeps the head and the tail
-of a stream and counts what was between; of a traceback it keeps the user's own frames, with their source lines.
+Standard library only, Python 3.9 and newer: this file runs in sandboxes, beside `worker.py`. It keeps the head and the
+tail of a stream and counts what was between; of a traceback it keeps the user's own frames, with their source lines.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import select
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 KEEP = 100_000  # characters of a stream kept at its head, and again at its tail; of a traceback at either end
 FLUSH = 0.05  # seconds of printing that may wait before the host hears of it
@@ -20,27 +22,32 @@ PIPE = 1 << 16  # bytes that a pipe holds: what children had written by the end 
 STDLIB = os.path.dirname(os.__file__) + os.sep
 NOT_SHOWN = (STDLIB, os.path.realpath(STDLIB) + os.sep, os.path.dirname(os.path.abspath(__file__)) + os.sep, "<")
 
+Take = Callable[[], "list[tuple[str, str]]"]
+"""Hands out what is new: pairs of a stream's name and text."""
+
 
 class Output:
     """Both streams of the cells and of their child processes, in the order in which they were written.
 
     pipes: the reading ends of what children print, standard output and error. report: called with a function that hands
-    out what is new, when it is time to tell the host; where no cell runs it leaves it alone, for the next cell's report.
+    out what is new, when it is time to tell the host; where no cell runs it leaves it for the next cell's report.
     """
 
-    def __init__(self, pipes, report):
+    def __init__(self, pipes: Sequence[int], report: Callable[[Take], None]) -> None:
         self.report, self.lock, self.forked = report, threading.RLock(), False
-        self.pipes, self.ready = {}, select.poll()
+        self.pipes: dict[int, tuple[str, Callable[[bytes], str]]] = {}
+        self.ready = select.poll()
         for fd, name in zip(pipes, ("stdout", "stderr")):
             self.pipes[fd] = (name, decoder())
             self.ready.register(fd, select.POLLIN)
         self.captured = {"stdout": Captured(), "stderr": Captured()}
         self.drained = self.reported = 0.0
+        self.flush_c: Callable[[None], Any] | None = None
 
-    def streams(self):
+    def streams(self) -> tuple[Stream, Stream]:
         return Stream("stdout", 1, self), Stream("stderr", 2, self)
 
-    def print(self, stream, text, fd):
+    def print(self, stream: str, text: str, fd: int) -> None:
         if self.forked:  # a child made by fork() prints as every other child does
             os.write(fd, text.encode("utf-8", "backslashreplace"))
             return
@@ -54,41 +61,47 @@ class Output:
             self.reported = now
             self.flush()
 
-    def drain(self):
+    def drain(self) -> None:
         with self.lock:
             for fd, _ in self.ready.poll(0):
                 stream, decode = self.pipes[fd]
                 self.captured[stream].add(decode(os.read(fd, PIPE)))
 
-    def flush(self):
-        if not self.forked and not self.lock._is_owned():  # else a __del__ prints in the midst of our own work
+    def flush(self) -> None:
+        if not self.forked and not self.lock._is_owned():  # type: ignore[attr-defined]  # else a __del__ prints within ours
             self.report(self.take)
 
-    def take(self):
+    def take(self) -> list[tuple[str, str]]:
         with self.lock:
             return [(stream, text) for stream in self.captured if (text := self.captured[stream].take())]
 
-    def collect(self):
+    def collect(self) -> dict[str, dict[str, Any]]:
         """What was printed since the last report, with all that the cell's children had written by now."""
-        if "ctypes" in sys.modules:  # C code may hold text in stdio's own buffer
-            sys.modules["ctypes"].CDLL(None).fflush(None)
+        if "_ctypes" in sys.modules:  # C code may hold text in stdio's own buffer
+            if self.flush_c is None:
+                import ctypes
+
+                self.flush_c = ctypes.CDLL(None).fflush
+            self.flush_c(None)
         with self.lock:
             self.drain()
             self.drain()
             done, self.captured = self.captured, {"stdout": Captured(), "stderr": Captured()}
         return {name: captured.finish() for name, captured in done.items() if captured.waiting or captured.tail}
 
-    def after_fork(self):
+    def after_fork(self) -> None:
         self.forked, self.lock = True, threading.RLock()
 
 
 class Captured:
     """One stream's text between two reports: the head goes out as it comes, the tail is kept, the middle is counted."""
 
-    def __init__(self):
-        self.waiting, self.room, self.tail, self.kept, self.cut = [], KEEP, [], 0, 0
+    def __init__(self) -> None:
+        self.waiting: list[str] = []
+        self.tail: list[str] = []
+        self.room, self.kept, self.cut = KEEP, 0, 0
 
-    def add(self, text):
+    def add(self, text: str) -> None:
         if self.room >= len(text):
             self.room -= len(text)
             self.waiting.append(text)
@@ -103,12 +116,12 @@ class Captured:
             self.cut += self.kept - len(last)
             self.tail, self.kept = [last], len(last)
 
-    def take(self):
+    def take(self) -> str:
         """The head's text since the last call."""
         text, self.waiting = "".join(self.waiting), []
         return printable(text)
 
-    def finish(self):
+    def finish(self) -> dict[str, Any]:
         """The rest of the head, how many characters were cut after it, and the tail."""
         tail = "".join(self.tail)
         return {"text": self.take(), "cut": self.cut + max(0, len(tail) - KEEP), "tail": printable(tail[-KEEP:])}
@@ -119,63 +132,72 @@ class Stream(io.TextIOBase):
 
     encoding, errors = "utf-8", "backslashreplace"
 
-    def __init__(self, name, number, output):
+    def __init__(self, name: str, number: int, output: Output) -> None:
         self.name, self.number, self.output = name, number, output
         self.buffer = Bytes(self)
 
-    def write(self, text):
+    def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError("write() argument must be str, not " + type(text).__name__)
         self.output.print(self.name, text, self.number)
         return len(text)
 
-    def flush(self):
+    def flush(self) -> None:
         self.output.flush()
 
-    def fileno(self):
+    def fileno(self) -> int:
         return self.number
 
-    def writable(self):
+    def writable(self) -> bool:
         return True
+
+    def reconfigure(self, **_: Any) -> None:
+        """Scripts set encodings and buffering with it, which mean nothing here."""
 
 
 class Bytes(io.RawIOBase):
     """`sys.stdout.buffer`: bytes become text as UTF-8, also where a character comes in two pieces."""
 
-    def __init__(self, stream):
+    def __init__(self, stream: Stream) -> None:
         self.stream, self.decode = stream, decoder()
 
-    def write(self, data):
-        self.stream.write(self.decode(bytes(data)))
+    def write(self, data: Any) -> int:
+        data = bytes(data)
+        self.stream.write(self.decode(data))
         return len(data)
 
-    def writable(self):
+    def writable(self) -> bool:
         return True
 
 
-def decoder():
+def decoder() -> Callable[[bytes], str]:
     """A function from pieces of UTF-8 to text; what is not UTF-8 becomes U+FFFD."""
     return codecs.getincrementaldecoder("utf-8")("replace").decode
 
 
-def printable(text):
+def printable(text: str) -> str:
     """`text` without lone surrogates, which no channel carries."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def describe(error):
+def describe(error: BaseException) -> dict[str, str]:
     """The exception's class name, and its traceback as Python prints it, without frames that are not the user's."""
     import traceback
 
-    told = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
-    _strip(told, set())
-    text = printable("".join(told.format()).rstrip("\n"))
+    name = printable(type(error).__name__)
+    compact: Any = {"compact": True} if sys.version_info >= (3, 10) else {}
+    try:
+        told = traceback.TracebackException(type(error), error, error.__traceback__, **compact)
+        _strip(told, set())
+        text = printable("".join(told.format()).rstrip("\n"))
+    except Exception as broken:  # noqa: BLE001 - an exception of the user's may be any object, and must still be told
+        text = f"{name} (its traceback cannot be shown: {type(broken).__name__})"
     if len(text) > 2 * KEEP:
-        text = "%s\n… [%d characters cut] …\n%s" % (text[:KEEP], len(text) - 2 * KEEP, text[-KEEP:])
-    return {"type": type(error).__name__, "text": text}
+        text = f"{text[:KEEP]}\n… [{len(text) - 2 * KEEP} characters cut] …\n{text[-KEEP:]}"
+    return {"type": name, "text": text}
 
 
-def _strip(told, seen):
+def _strip(told: Any, seen: set[int]) -> None:
     if told is None or id(told) in seen:
         return
     seen.add(id(told))
@@ -186,7 +208,7 @@ def _strip(told, seen):
         _strip(other, seen)
 
 
-def _of_user(filename):
-    if filename.startswith("<cell "):
+def _of_user(filename: str) -> bool:
+    if filename.startswith(("<cell ", "<string>")):
         return True
     return not (filename.startswith(NOT_SHOWN) or "site-packages" in filename or "dist-packages" in filename)

@@ -12,6 +12,8 @@ import os
 import select
 import signal
 import threading
+from collections.abc import Callable
+from typing import Any
 
 CHUNK = 256 * 1024  # characters of a frame's JSON in one line, as in wire.py
 PIECE = 1 << 16  # bytes read at once; a buffer of over 128 KiB costs malloc a system call to get, and two to give back
@@ -19,39 +21,64 @@ dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 class Masked:
-    """While entered by the main thread, an interrupt waits: no frame is ever half read or half written."""
+    """Signals, which Python hands to the main thread, strike only where `depth` is 0: in a cell's own code, and where
+    nothing is held. Elsewhere they wait, so that no frame is ever half read or half written."""
 
-    def __init__(self):
-        self.main, self.depth, self.pending = threading.get_ident(), 0, False
+    def __init__(self) -> None:
+        self.main, self.depth = threading.get_ident(), 1
+        self.pending: list[Callable[[], object]] = []
 
-    def __enter__(self):
+    def guard(self, action: Callable[[int, Any], object]) -> Callable[[int, Any], None]:
+        """`action` as a signal handler that waits where signals may not strike."""
+
+        def guarded(number: int, frame: Any) -> None:
+            self.pending.append(lambda: action(number, frame))
+            self.strike()
+
+        return guarded
+
+    def guard_all(self) -> None:
+        """From now on the handlers that user code sets wait too: one that raises would end the worker between cells."""
+        original = signal.signal
+
+        def guarded(signalnum: int, handler: Any) -> Any:
+            return original(signalnum, self.guard(handler) if callable(handler) else handler)
+
+        guarded.__name__, guarded.__doc__ = "signal", original.__doc__
+        signal.signal = guarded
+
+    def strike(self) -> None:
+        while self.pending and not self.depth:
+            self.pending.pop(0)()
+
+    def __enter__(self) -> None:
         if threading.get_ident() == self.main:
             self.depth += 1
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if threading.get_ident() == self.main:
             self.depth -= 1
-            self.raise_pending()
-
-    def raise_pending(self):
-        if self.pending and not self.depth:
-            self.pending = False
-            raise KeyboardInterrupt
+            if self.pending:
+                self.strike()
 
 
 class Channel:
     """Sends frames, and sorts what arrives: replies to `replies`, everything else to `inbox`."""
 
-    def __init__(self, source, sink, listen=False):
+    def __init__(self, source: int, sink: int, listen: bool = False) -> None:
         self.source, self.sink, self.listen = source, sink, listen
         self.masked, self.sending = Masked(), threading.RLock()
-        self.arrival, self.reading, self.waiting = threading.Lock(), listen, []
+        self.arrival, self.reading = threading.Lock(), listen
+        self.waiting: list[Any] = []
         self.readable = select.poll()
         self.readable.register(source, select.POLLIN)
-        self.rest, self.inbox, self.parts, self.replies = bytearray(), [], [], {}
+        self.rest = bytearray()
+        self.parts: list[str] = []
+        self.inbox: list[dict[str, Any]] = []
+        self.replies: dict[int, dict[str, Any] | None] = {}
         self.frames, self.closed = 0, False
 
-    def send(self, **frame):
+    def send(self, **frame: Any) -> None:
         text = dumps(frame)
         with self.masked, self.sending:
             if len(text) <= CHUNK:
@@ -62,25 +89,26 @@ class Channel:
                 part = {"type": "part", "id": self.frames, "last": start + CHUNK >= len(text)}
                 self.write(dumps({**part, "data": text[start : start + CHUNK]}).encode("ascii") + b"\n")
 
-    def write(self, data):
+    def write(self, data: bytes) -> None:
         while data:
             data = data[os.write(self.sink, data) :]
 
-    def wait(self, arrived):
+    def wait(self, arrived: Callable[[], object]) -> None:
         """Until `arrived()`, or the host is gone. Of all waiting threads one reads, and wakes the others."""
-        main = threading.get_ident() == self.masked.main
+        main, masked = threading.get_ident() == self.masked.main, self.masked
+        depth = masked.depth
         while not arrived() and not self.closed:
             try:
                 if main:
-                    self.masked.depth = 1
+                    masked.depth = 1
                 self.wait_once(arrived, main)
             finally:
                 if main:
-                    self.masked.depth = 0
-            if main:
-                self.masked.raise_pending()
+                    masked.depth = depth
+            if main and masked.pending:
+                masked.strike()
 
-    def wait_once(self, arrived, main):
+    def wait_once(self, arrived: Callable[[], object], main: bool) -> None:
         mine = threading.Lock()
         mine.acquire()
         with self.arrival:
@@ -92,8 +120,8 @@ class Channel:
                 self.waiting.append(mine)
         try:
             if main:
-                self.masked.depth = 0  # only here, where nothing is held, may an interrupt strike
-                self.masked.raise_pending()
+                self.masked.depth = 0  # only here, where nothing is held, may a signal strike
+                self.masked.strike()
             if lead:
                 self.readable.poll()
             else:
@@ -103,17 +131,19 @@ class Channel:
             if lead:
                 self.read()
         finally:
+            if main:
+                self.masked.depth = 1
             if lead:
                 self.hand_over(reading=False)
 
-    def hand_over(self, reading):
+    def hand_over(self, reading: bool) -> None:
         with self.arrival:
             self.reading = reading
             woken, self.waiting = self.waiting, []
             for other in woken:
                 other.release()
 
-    def read(self):
+    def read(self) -> None:
         data = os.read(self.source, PIECE)
         self.closed = not data
         start = len(self.rest)
@@ -125,7 +155,7 @@ class Channel:
         for line in lines:
             self.receive(json.loads(line))
 
-    def receive(self, frame):
+    def receive(self, frame: dict[str, Any]) -> None:
         kind = frame["type"]
         if kind == "part":
             self.parts.append(frame["data"])
@@ -140,6 +170,6 @@ class Channel:
         else:
             self.inbox.append(frame)
 
-    def close(self):
+    def close(self) -> None:
         os.close(self.source)
         os.close(self.sink)

@@ -8,7 +8,10 @@ Standard library only, Python 3.9 and newer: this file also travels into sandbox
 from __future__ import annotations
 
 import base64
-from typing import Any
+
+TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
+if TYPE_CHECKING:
+    from typing import Any
 
 TAG = "$"  # a JSON object with this key is a tagged value; a dict that has it as a key is sent as pairs
 MAX_DEPTH = 100  # json itself recurses; far below every interpreter's limit, with room for the caller's own frames
@@ -25,10 +28,22 @@ def encode(value: Any, describe: bool = False) -> Any:
 
     Raises `CodecError` for such a value otherwise, naming where in `value` it stands.
     """
-    return _encode(value, describe, (), "value")
+    try:
+        return _encode(value, describe, ())
+    except _NoForm as found:
+        where = "".join(reversed(found.steps))
+        raise CodecError(f"value{where} {found.reason}") from None
 
 
-def _encode(value: Any, describe: bool, above: tuple[int, ...], where: str) -> Any:
+class _NoForm(Exception):
+    """What `encode` met: why it has no form, and the steps that lead to it, the last one first."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        self.steps: list[str] = []
+
+
+def _encode(value: Any, describe: bool, above: tuple[int, ...]) -> Any:
     kind = type(value)
     if value is None or kind is bool or kind is float:
         return value
@@ -41,27 +56,34 @@ def _encode(value: Any, describe: bool, above: tuple[int, ...], where: str) -> A
         return {TAG: "bytes", "v": _base64(value)}
     if kind in _CONTAINERS:
         if id(value) not in above and len(above) < MAX_DEPTH:
-            return _encode_container(value, kind, describe, (*above, id(value)), where)
+            return _encode_container(value, kind, describe, (*above, id(value)))
         if not describe:
-            raise CodecError(f"{where} contains itself or is nested over {MAX_DEPTH} deep: pass a flatter value")
+            raise _NoForm(f"contains itself or is nested over {MAX_DEPTH} deep: pass a flatter value")
     elif not describe:
-        raise CodecError(
-            f"{where} is a {kind.__name__}, which has no exact JSON form: pass plain data (str, int, list, …)"
-        )
+        raise _NoForm(f"is of type {kind.__name__}, which has no exact JSON form: pass plain data (str, int, list, …)")
     return {TAG: "remote", "v": [kind.__name__, brief(value)]}
 
 
-def _encode_container(value: Any, kind: type, describe: bool, above: tuple[int, ...], where: str) -> Any:
-    if kind is dict:
+def _encode_container(value: Any, kind: type, describe: bool, above: tuple[int, ...]) -> Any:
+    step: Any = "…"
+    try:
+        if kind is not dict:
+            items = [_encode(item, describe, above) for item in value]
+            return items if kind is list else {TAG: kind.__name__, "v": items}
         if all(type(key) is str and key != TAG and (key.isascii() or _plain_text(key)) for key in value):
-            return {key: _encode(item, describe, above, f"{where}[{key!r}]") for key, item in value.items()}
-        pairs = [
-            [_encode(key, describe, above, f"a key of {where}"), _encode(item, describe, above, f"{where}[…]")]
-            for key, item in value.items()
-        ]
-        return {TAG: "dict", "v": pairs}
-    items = [_encode(item, describe, above, where) for item in value]
-    return items if kind is list else {TAG: kind.__name__, "v": items}
+            data = {}
+            for key, item in value.items():
+                step = key
+                data[key] = _encode(item, describe, above)
+            return data
+        pairs = []
+        for key, item in value.items():
+            step = key
+            pairs.append([_encode(key, describe, above), _encode(item, describe, above)])
+    except _NoForm as found:
+        found.steps.append("[…]" if kind is not dict else f"[{brief(step)[:50]}]")
+        raise
+    return {TAG: "dict", "v": pairs}
 
 
 def decode(data: Any, remote: Any = None) -> Any:
@@ -113,7 +135,7 @@ def brief(value: Any) -> str:
     """repr, at most 1,000 characters; a failing `__repr__` is answered with the type's name."""
     try:
         text = repr(value)
-    except Exception as error:  # a repr is user code: it may raise anything, and a listing must not fail with it
+    except Exception as error:  # noqa: BLE001 - a repr is user code, and a listing must not fail with it
         text = f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return text if len(text) <= MAX_REPR else text[:MAX_REPR] + "…"
@@ -137,7 +159,7 @@ def _base64(data: bytes) -> str:
 
 _CONTAINERS = frozenset((list, tuple, dict, set, frozenset))
 _FROM_LIST = {"tuple": tuple, "set": set, "frozenset": frozenset}
-_FROM_TEXT = {
+_FROM_TEXT: dict[str, Any] = {
     "int": lambda text: int(text, 16),
     "str": lambda text: base64.b64decode(text, validate=True).decode("utf-8", "surrogatepass"),
     "bytes": lambda text: base64.b64decode(text, validate=True),

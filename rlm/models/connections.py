@@ -8,11 +8,15 @@ functions, and run in a thread once an event loop waits for them.
 from __future__ import annotations
 
 import asyncio
+import atexit
+import concurrent.futures
 import importlib
 import inspect
+import os
 import re
 import ssl
 import sys
+import weakref
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
@@ -194,6 +198,8 @@ class Connections:
     def __init__(self, account: Account) -> None:
         self._account = account
         self._loops: dict[asyncio.AbstractEventLoop, _OfOneLoop] = {}
+        self._process = os.getpid()
+        _all.add(self)
 
     async def here(self) -> Connected:
         """The client of the running event loop; many tasks that ask for the first time share one."""
@@ -212,18 +218,36 @@ class Connections:
         return of_loop.connected
 
     async def aclose(self) -> None:
-        here = asyncio.get_running_loop()
+        here = self._loops.pop(asyncio.get_running_loop(), None)
+        if here is not None:
+            await here.close()
+        await asyncio.gather(*map(asyncio.wrap_future, self.hang_up()))
+
+    def hang_up(self) -> list[concurrent.futures.Future[None]]:
+        """Have every loop that runs in another thread close its client; the futures are done when it has."""
+        if self._process != os.getpid():  # forked: the threads that ran those loops stayed behind
+            return []
+        closing = []
         while self._loops:
             loop, of_loop = self._loops.popitem()
-            if loop is here:
-                await of_loop.close()
-            elif loop.is_running():
-                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(of_loop.close(), loop))
+            if loop.is_running():
+                closing.append(asyncio.run_coroutine_threadsafe(of_loop.close(), loop))
+        return closing
 
     def _forget_closed_loops(self) -> None:
         for loop in tuple(self._loops):
             if loop.is_closed():
                 self._loops.pop(loop, None)
+
+
+_all: weakref.WeakSet[Connections] = weakref.WeakSet()
+
+
+@atexit.register
+def _hang_up_at_exit() -> None:
+    """A loop in a daemon thread never ends; at the exit of the interpreter aiohttp complains of what it left open."""
+    closing = [future for connections in tuple(_all) for future in connections.hang_up()]
+    concurrent.futures.wait(closing, timeout=1.0)
 
 
 async def _lifetime(connected: Connected) -> AsyncGenerator[None]:

@@ -381,6 +381,22 @@ def test_closing_reaches_the_connections_of_other_running_loops_and_the_model_ca
         other.close()
 
 
+def test_a_loop_in_a_daemon_thread_leaves_no_complaint_when_the_interpreter_exits() -> None:
+    program = """
+import asyncio, sys, threading
+from rlm.models import get_model
+loop = asyncio.new_event_loop()
+threading.Thread(target=loop.run_forever, daemon=True).start()
+model = get_model("openai-chat:gpt-4o", base_url=sys.argv[1], api_key="k")
+question = [dict(role="user", content="Why?")]
+print(asyncio.run_coroutine_threadsafe(model.reply(question), loop).result().text)
+"""
+    with ProviderServer() as server:
+        command = [sys.executable, "-W", "error", "-c", program, f"{server.url}/v1"]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "ok\n", "")
+
+
 @pytest.mark.parametrize("client", ["aiohttp", "the usual one"])
 def test_a_program_that_forgets_to_close_a_model_ends_without_a_complaint(client: str) -> None:
     program = f"""

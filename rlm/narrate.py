@@ -1,10 +1,12 @@
 """Events as lines of plain text, for terminals without colour, logs, and `verbose=True`.
 
-One event gives at most a few lines; what a line shows of a text is its beginning. Nothing here knows Rich.
+One event gives at most a few lines; what a line shows of a text is its beginning. Models write these texts, so nothing
+in them reaches a terminal as a command (`printable`). Nothing here knows Rich.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 
 from rlm.types import (
@@ -23,12 +25,28 @@ from rlm.types import (
 
 WIDTH = 100
 
+_SEQUENCE = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # colours, movements of the cursor, clearing
+    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\n\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"  # titles, links, the clipboard
+    r"|\x1b[ -/]*[0-~]"
+    r"|\r(?=\n)"
+)
+_UNSEEN = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160), 0x61C, 0x200E, 0x200F])
+_REORDERING = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])  # what is read would not be what runs
+_SURROGATES = dict.fromkeys(range(0xD800, 0xE000), "\N{REPLACEMENT CHARACTER}")  # they have no UTF-8
+_PRINTED: dict[int, str | None] = {**_UNSEEN, **_REORDERING, **_SURROGATES, ord("\r"): "\n"}
+
+
+def printable(text: str) -> str:
+    """The text without anything that a terminal would obey or hide: of control characters only newline and tab stay."""
+    return _SEQUENCE.sub("", text).translate(_PRINTED)
+
 
 def line(event: Event) -> str | None:
     """What to say of the event; None where there is nothing worth a line."""
     indent = "  " * event.at.count("/")
     said = _said(event)
-    return None if said is None else f"{indent}{said}"
+    return None if said is None else f"{indent}{printable(said)}"
 
 
 def to_stderr(event: Event) -> None:
@@ -62,8 +80,8 @@ def _said(event: Event) -> str | None:
             return f"{name} ({seconds:.1f} s): {head(prompt)}" + (f" -> Error: {head(error)}" if error else "")
         case Answered(completion=completion):
             cost = "unknown" if completion.cost is None else f"${completion.cost:.4f}"
-            tokens = completion.usage_summary.total.tokens
-            return f"answer ({completion.execution_time:.1f} s, {tokens:,} tokens, cost {cost}): {head(completion.response)}"
+            told = f"{completion.execution_time:.1f} s, {completion.usage_summary.total.tokens:,} tokens, cost {cost}"
+            return f"answer ({told}): {head(completion.response)}"
         case Stopped(reason=reason, message=message):
             return f"stopped by {reason}: {message}"
         case Failed(error=error, message=message):

@@ -49,6 +49,15 @@ def config_path(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(folder or Path.home() / ".config") / "rlm" / "config.toml"
 
 
+def state_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the command line keeps what it remembers, such as past questions; the folder need not exist."""
+    if sys.platform == "win32":
+        folder = variable("LOCALAPPDATA", environ)
+        return Path(folder or Path.home() / "AppData" / "Local") / "rlm"
+    folder = variable("XDG_STATE_HOME", environ)
+    return Path(folder or Path.home() / ".local" / "state") / "rlm"
+
+
 def load_config(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Config:
     """The user's defaults, from the file at `path` (None: where `config_path` says) and the environment.
 

@@ -13,17 +13,19 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+
+TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    Take = Callable[[], list[tuple[str, str]]]  # hands out what is new: pairs of a stream's name and text
 
 KEEP = 100_000  # characters of a stream kept at its head, and again at its tail; of a traceback at either end
 FLUSH = 0.05  # seconds of printing that may wait before the host hears of it
 PIPE = 1 << 16  # bytes that a pipe holds: what children had written by the end of a cell is never more
 STDLIB = os.path.dirname(os.__file__) + os.sep
 NOT_SHOWN = (STDLIB, os.path.realpath(STDLIB) + os.sep, os.path.dirname(os.path.abspath(__file__)) + os.sep, "<")
-
-Take = Callable[[], "list[tuple[str, str]]"]
-"""Hands out what is new: pairs of a stream's name and text."""
 
 
 class Output:

@@ -7,7 +7,10 @@ large namespace it looks only at the names that the cell can have touched itself
 from __future__ import annotations
 
 import types
-from typing import Any
+
+TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
+if TYPE_CHECKING:
+    from typing import Any
 
 SCAN = 64  # names that are looked at after every cell; of more, only where the cell took long beside the look
 LOOK = 2e-6  # seconds that looking at a name takes

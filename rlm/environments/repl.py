@@ -155,9 +155,7 @@ class Namespace:
             kernel = await self._live()
             before = " ".join(self.take_notes()) if self._kernel is not None else ""
             try:
-                result = await kernel.run(
-                    code, answer, timeout=self.cell_timeout, fresh=fresh, printed=printed
-                )
+                result = await kernel.run(code, answer, timeout=self.cell_timeout, fresh=fresh, printed=printed)
             except WorkerGone as gone:
                 return await self._restarted(kernel, gone)
             if before:

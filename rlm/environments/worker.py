@@ -22,13 +22,18 @@ import threading
 import time
 import types
 from base64 import b64decode
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn
 
 import codec  # these stand beside this file, wherever it runs
-from capture import Output, Take, describe, printable
+from capture import Output, describe, printable
 from channel import Channel
 from names import Names
+
+TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any, NoReturn
+
+    from capture import Take
 
 AWAIT, COROUTINE = 0x2000, 0x80  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, inspect.CO_COROUTINE, without those imports
 GIVEN = ("llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched", "SHOW_VARS")

@@ -1,12 +1,14 @@
 """The host's end of one live worker: runs cells, loads and fetches values, answers calls, and stops what will not stop.
 
-A kernel belongs to the event loop that started it and drives one worker over one `Transport`. A failing cell is a result;
-`WorkerGone` says that the worker died with everything in it. Starting another one is not decided here (see `repl`).
+A kernel belongs to the event loop that started it and drives one worker over one `Transport`. A failing cell is a
+result; `WorkerGone` says that the worker died with everything in it. Starting another one is not decided here (see
+`repl`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +25,10 @@ START_SECONDS = 30.0  # a worker that has not said a word by then has failed to 
 GRACE_SECONDS = 2.0  # between a timed-out cell's interrupt and its end by force
 CANCEL_GRACE_SECONDS = 0.5  # the same for a cancelled one: whoever cancels waits for it
 MAX_CALLS = 20_000  # calls of one cell in flight; no program of a model's needs more threads than that
+MAX_OUTPUT = 2_000_000  # characters of output in one cell: a worker that is one sends far fewer (see capture)
+MAX_CHANGES = 1_000  # reports of names that are kept as they came
+
+INTERRUPTED = "the cell was interrupted"
 
 Printed = Callable[[str, str], None]
 """Told of a running cell's output: (stream, text)."""
@@ -53,6 +59,13 @@ class Delivers(Protocol):
     def deliver_to(self, receive: Callable[[bytes], None]) -> None:
         """Call `receive` with each piece from now on, the last time with b""; instead of `Transport.receive`."""
         ...
+
+
+@runtime_checkable
+class SurvivesFork(Protocol):
+    """A transport whose worker must not be held on to by a forked child of this process."""
+
+    def disown(self) -> None: ...
 
 
 @runtime_checkable
@@ -104,29 +117,42 @@ class _Cell:
     printed: Printed | None
     done: asyncio.Future[wire.Frame]
     streams: dict[str, list[str]] = field(default_factory=lambda: {"stdout": [], "stderr": []})
+    output: int = 0
     calls: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     records: list[CallRecord] = field(default_factory=list)
     stopped: str | None = None
+    ended: bool = False
+    failed: Exception | None = None
 
 
 class Kernel:
-    """One worker, started and driven. `dead` says why no more can be asked of it, None while it lives."""
+    """One worker, started and driven. `dead` says why no more can be asked of it, None while it lives.
 
-    def __init__(self, transport: Transport, tools: Sequence[Tool] = ()) -> None:
+    tools: host functions that cells can call by name. start_seconds: how long the worker may take to say its first
+    word.
+    """
+
+    def __init__(
+        self, transport: Transport, tools: Sequence[Tool] = (), *, start_seconds: float = START_SECONDS
+    ) -> None:
         self.transport = transport
         self.python = ""
         self.dead: str | None = None
         self._at_once = transport.try_send if isinstance(transport, SendsAtOnce) else None
         self._tools = tools
+        self._start_seconds = start_seconds
         self._wire = wire.Wire()
         self._cell: _Cell | None = None
+        self._cells = 0
         self._number = 0
         self._parts = 0
+        self._last_call = 0
         self._requests: dict[int, asyncio.Future[wire.Frame]] = {}
         self._changes: list[tuple[Mapping[str, str], Sequence[str]]] = []
         self._outbox: deque[bytes] = deque()
         self._writer: asyncio.Task[None] | None = None
         self._reader: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[wire.Frame] | None = None
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -140,11 +166,13 @@ class Kernel:
                 self.transport.deliver_to(self._delivered)
             else:
                 self._reader = asyncio.create_task(self._read())
-            async with asyncio.timeout(START_SECONDS):
+            async with asyncio.timeout(self._start_seconds):
                 ready = await self._ready
         except TimeoutError:
             await self.close()
-            raise SandboxError(f"the worker did not start within {START_SECONDS:.0f} s{self._how_it_ended()}") from None
+            raise SandboxError(
+                f"the worker did not start within {self._start_seconds:g} s{self._how_it_ended()}"
+            ) from None
         except WorkerGone as gone:
             raise SandboxError(f"the worker did not start: {gone}") from None
         except BaseException:
@@ -157,14 +185,16 @@ class Kernel:
     async def close(self) -> None:
         """End the worker. Always succeeds, twice too."""
         self.dead = self.dead or "the worker was closed"
-        reader, self._reader = self._reader, None
-        await self.transport.close()
-        if reader is not None and reader is not asyncio.current_task():
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
-        if self._writer is not None:
-            self._writer.cancel()
-        self._fail(self.dead)
+        tasks = [task for task in (self._reader, self._writer) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await self._end()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def disown(self) -> None:
+        """In a forked child: let go of a worker that stays the parent's."""
+        if isinstance(self.transport, SurvivesFork):
+            self.transport.disown()
 
     @property
     def names(self) -> Mapping[str, str]:
@@ -185,14 +215,15 @@ class Kernel:
         """Run one cell. `timeout` in seconds; `fresh` begins a turn (a new `answer`).
 
         Cancelling interrupts the cell and waits until it has stopped, at most `CANCEL_GRACE_SECONDS`, or kills the
-        worker. Raises `WorkerGone`; everything else that goes wrong in a cell is in the result.
+        worker. Raises `WorkerGone`, and what `printed` raised, once the cell has ended; everything else that goes wrong
+        in a cell is in the result.
         """
         loop = asyncio.get_running_loop()
         self._check()
         if self._cell is not None:
             raise RuntimeError("a kernel runs one cell at a time")
-        self._number += 1
-        cell = self._cell = _Cell(self._number, answer, printed, loop.create_future())
+        self._cells += 1
+        cell = self._cell = _Cell(self._cells, answer, printed, loop.create_future())
         timer = None if timeout is None else loop.call_later(timeout, self._stop, cell, "timeout", GRACE_SECONDS)
         started = time.perf_counter()
         try:
@@ -210,8 +241,9 @@ class Kernel:
             if timer is not None:
                 timer.cancel()
             self._cell = None
-            for task in cell.calls.values():
-                task.cancel()
+            self._drop_calls(cell, "the cell that made this call has ended")
+        if cell.failed is not None:
+            raise cell.failed
         return self._result(cell, frame, time.perf_counter() - started, timeout)
 
     async def load(self, names: Sequence[str], payload: Payload) -> None:
@@ -220,6 +252,11 @@ class Kernel:
         Raises `ContextError` where the worker cannot build the value.
         """
         source: dict[str, Any]
+        if payload.format == "pickle" and not self._loads_our_code and payload.has_code():
+            raise ContextError(
+                f"{names[0]} holds functions or classes of this program, which Python {self.python} in the REPL cannot "
+                f"load from Python {sys.version_info.major}.{sys.version_info.minor}: pass plain data"
+            )
         if payload.path is None:
             source = {"data": payload.text}
         elif isinstance(self.transport, SupportsFiles):
@@ -229,7 +266,7 @@ class Kernel:
         frame = await self._request({"type": "load", "names": list(names), "format": payload.format, **source})
         if "error" in frame:
             raise ContextError(f"{names[0]} cannot be brought into the REPL: {frame['error']}")
-        self._changes.append(({name: payload.type for name in names}, ()))
+        self._changed(dict.fromkeys(names, payload.type), ())
 
     async def get(self, name: str) -> Any:
         """The value of a name; what has no exact JSON form as a `RemoteValue`. Raises KeyError."""
@@ -243,9 +280,17 @@ class Kernel:
         names = (await self._request({"type": "names"})).get("value")
         if not isinstance(names, dict) or not all(isinstance(kind, str) for kind in names.values()):
             raise self._distrust(ProtocolError("a list of names that is none"))
-        gone = [name for name in self.names if name not in names]
-        self._changes.append((names, gone))
+        self._changed(names, [name for name in self.names if name not in names])
         return names
+
+    def _changed(self, new: Mapping[str, str], gone: Sequence[str]) -> None:
+        self._changes.append((new, gone))
+        if len(self._changes) > MAX_CHANGES:  # a new list: results of earlier cells look into the old one
+            self._changes = [(dict(self.names), ())]
+
+    @property
+    def _loads_our_code(self) -> bool:
+        return self.python.split(".")[:2] == [str(number) for number in sys.version_info[:2]]
 
     # -- frames ----------------------------------------------------------------------------------------------------
 
@@ -256,7 +301,8 @@ class Kernel:
     async def _request(self, frame: wire.Frame) -> wire.Frame:
         self._check()
         self._number += 1
-        future = self._requests[self._number] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[wire.Frame] = asyncio.get_running_loop().create_future()
+        self._requests[self._number] = future
         self._send({**frame, "id": self._number})
         return await future  # one that was cancelled stays known, so that its late answer is no offence
 
@@ -290,6 +336,8 @@ class Kernel:
 
     def _arrived(self, data: bytes) -> bool:
         """Take in a piece of what the worker says; False once there is nothing more to come."""
+        if self.dead is not None:
+            return bool(data)  # it is being ended
         try:
             for frame in self._wire.feed(data):
                 self._receive(frame)
@@ -299,6 +347,7 @@ class Kernel:
         return bool(data)
 
     async def _end(self) -> None:
+        """The worker is gone, or must go: once it has, tell everybody who waits."""
         await self.transport.close()
         self.dead = self.dead or f"the worker died{self._how_it_ended()}"
         self._fail(self.dead)
@@ -335,17 +384,34 @@ class Kernel:
         if cell is None or frame["cell" if kind == "call" else "id"] != cell.number:
             raise ProtocolError(f"a {kind!r} of a cell that is not running")
         if kind == "done":
-            self._changes.append(_changes(frame))
+            if cell.ended:
+                raise ProtocolError(f"cell {cell.number} is done twice")
+            _check_done(frame)
+            cell.ended = True
+            self._changed(frame["names"], frame["gone"])
             if not cell.done.done():
                 cell.done.set_result(frame)
         elif kind == "out":
-            _stream(cell.streams, frame["stream"]).append(frame["text"])
-            if cell.printed is not None:
-                cell.printed(frame["stream"], frame["text"])
-        elif frame["id"] in cell.calls or len(cell.calls) >= MAX_CALLS:
-            raise ProtocolError(f"call {frame['id']} twice, or over {MAX_CALLS:,} calls in one cell")
+            self._print(cell, frame["stream"], frame["text"])
+        elif frame["id"] <= self._last_call or len(cell.calls) >= MAX_CALLS:
+            raise ProtocolError(f"call {frame['id']} twice, or over {MAX_CALLS:,} calls at once")
         else:
+            self._last_call = frame["id"]
             cell.calls[frame["id"]] = asyncio.create_task(self._answer(cell, frame))
+            if cell.stopped is not None:
+                self._drop_calls(cell, INTERRUPTED)
+
+    def _print(self, cell: _Cell, stream: str, text: str) -> None:
+        pieces = _stream(cell.streams, stream)
+        cell.output += len(text)
+        if cell.output > MAX_OUTPUT:
+            raise ProtocolError(f"over {MAX_OUTPUT:,} characters of output")
+        pieces.append(text)
+        if cell.printed is not None:
+            try:
+                cell.printed(stream, text)
+            except Exception as error:  # noqa: BLE001 - it is `run` that raises it, once the cell has ended
+                cell.printed, cell.failed = None, error
 
     async def _answer(self, cell: _Cell, frame: wire.Frame) -> None:
         reply: wire.Frame = {"type": "reply", "id": frame["id"]}
@@ -359,10 +425,18 @@ class Kernel:
             reply |= {"error": str(error), "reason": error.reason}
         except (codec.CodecError, RecursionError) as error:
             reply |= {"error": f"{frame['name']}(): {error}", "reason": "value"}
-        except Exception as error:  # whatever a host function raises is the cell's to handle
+        except Exception as error:  # noqa: BLE001 - whatever a host function raises is the cell's to handle
             reply |= {"error": f"{type(error).__name__}: {error}", "reason": "tool"}
-        if self._cell is cell and self.dead is None:
+        if cell.calls.pop(frame["id"], None) is not None and self.dead is None:
             self._send(reply)
+
+    def _drop_calls(self, cell: _Cell, error: str) -> None:
+        """Calls that nobody needs the answer of end here; threads that wait for one are told."""
+        for number, task in cell.calls.items():
+            task.cancel()
+            if self.dead is None:
+                self._send({"type": "reply", "id": number, "error": error, "reason": "cancelled"})
+        cell.calls.clear()
 
     def _decode(self, value: Any, remote: Any = None) -> Any:
         try:
@@ -378,24 +452,38 @@ class Kernel:
     # -- stopping --------------------------------------------------------------------------------------------------
 
     def _stop(self, cell: _Cell, reason: str, grace: float) -> None:
-        """Interrupt the cell; end the worker by force if it has not stopped after `grace` seconds."""
+        """Interrupt the cell; end the worker by force if it has not stopped after `grace` seconds.
+
+        The first interrupt may come before the cell has begun, or be lost in its code, so there is a second one. Its
+        calls are answered at once: with a pool of threads a cell cannot stop before they are.
+        """
         if cell.stopped is None and self.dead is None:
             cell.stopped = reason
+            loop = asyncio.get_running_loop()
+            self._interrupt(cell)
+            self._drop_calls(cell, INTERRUPTED)
+            loop.call_later(grace / 2, self._interrupt, cell)
+            loop.call_later(grace, self._overdue, cell)
+
+    def _interrupt(self, cell: _Cell) -> None:
+        if self._cell is cell and not cell.ended and self.dead is None:
             if isinstance(self.transport, SupportsInterrupt):
                 self.transport.interrupt()
             else:
                 self._send({"type": "interrupt"})
-            asyncio.get_running_loop().call_later(grace, self._overdue, cell)
 
     def _overdue(self, cell: _Cell) -> None:
-        if self._cell is cell and not cell.done.done():
+        if self._cell is cell and not cell.ended:
             self.dead = self.dead or "the worker was killed, because its cell ignored the interrupt"
             self._kill()
 
     def _kill(self) -> None:
-        self._killer = asyncio.ensure_future(self.transport.close())  # the reader sees the end and tells the rest
+        if self._ending is None:
+            self._ending = asyncio.ensure_future(self._end())
 
     async def _cancelled(self, cell: _Cell) -> None:
+        if cell.ended:
+            return  # at the same moment
         loop = asyncio.get_running_loop()
         cell.done = loop.create_future()
         self._stop(cell, "cancelled", CANCEL_GRACE_SECONDS)
@@ -450,19 +538,19 @@ def _joined(rest: object) -> str:
     raise ProtocolError("a 'done' with malformed streams")
 
 
-def _changes(frame: wire.Frame) -> tuple[Mapping[str, str], Sequence[str]]:
+def _check_done(frame: wire.Frame) -> None:
+    """Raises `ProtocolError` where the parts of a `done` are not what `_result` takes them for."""
     names, gone = frame["names"], frame["gone"]
     if not all(isinstance(kind, str) for kind in names.values()) or not all(isinstance(name, str) for name in gone):
         raise ProtocolError("a 'done' with malformed names")
-    for rest in frame["streams"].values():
-        _joined(rest)
-    for stream in frame["streams"]:
+    for stream, rest in frame["streams"].items():
         _stream({"stdout": [], "stderr": []}, stream)
-    if frame["error"] is not None:
-        _error(frame["error"])
+        if len(_joined(rest)) > MAX_OUTPUT:
+            raise ProtocolError(f"over {MAX_OUTPUT:,} characters of output")
+    if frame["error"] is not None and len(_error(frame["error"]).text) > MAX_OUTPUT:
+        raise ProtocolError(f"a traceback of over {MAX_OUTPUT:,} characters")
     if frame["answer"] is not None:
         _draft(frame["answer"])
-    return names, gone
 
 
 def _error(data: object) -> CellError:

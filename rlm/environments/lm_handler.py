@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlm.environments import codec
-from rlm.ports import Answer, CallFailed
 from rlm.portal import in_thread
+from rlm.ports import Answer, CallFailed
 
 MAX_LINE = 256 * 1024 * 1024  # bytes of one call, as for a worker's frame
 

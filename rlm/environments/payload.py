@@ -1,14 +1,15 @@
-"""Values on their way into a namespace: laid down once, as text, bytes or a pickle, small ones inline, large ones as files.
+"""Values on their way into a namespace, laid down once, as text, bytes or a pickle: small ones inline, others in files.
 
 Text and bytes go as they are, so that a gigabyte is written once and decoded once. Everything else is pickled by value
-(cloudpickle), and only ever unpickled inside a worker. A payload's file stays until the environment is closed, so that a
-restarted worker gets its inputs back.
+(cloudpickle), and only ever unpickled inside a worker. A payload's file stays until the environment is closed, so that
+a restarted worker gets its inputs back.
 """
 
 from __future__ import annotations
 
 import base64
 import pickle
+import pickletools
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,12 @@ class Payload:
     def read(self) -> str:
         """The bytes as base64, for a transport that has nothing better than frames."""
         return self.text or base64.b64encode(self.path.read_bytes() if self.path else b"").decode("ascii")
+
+    def has_code(self) -> bool:
+        """Whether a pickle holds functions or classes, which only the same minor version of Python loads."""
+        data = self.path.read_bytes() if self.path else base64.b64decode(self.text or "")
+        by_value = "cloudpickle.cloudpickle"  # the module whose functions build them
+        return by_value.encode() in data and any(found == by_value for _, found, _ in pickletools.genops(data))
 
 
 def pack(value: Any, folder: Path) -> Payload:

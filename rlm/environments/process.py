@@ -1,7 +1,7 @@
 """A worker as a child process of this one, reached over a socket pair that is its standard input and output.
 
-The process gets an environment of its own, which holds no variable of the host's but the few named here, a process group
-of its own, and a folder of its own as working directory. It is not a sandbox: cells have the rights of the user.
+The process gets an environment of its own, which holds no variable of the host's but the few named here, a process
+group of its own, and a folder of its own as working directory. It is not a sandbox: cells have the rights of the user.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ WORKER_FOLDER = Path(__file__).parent
 PIECE = 1 << 16  # bytes read at once; a buffer of over 128 KiB costs malloc a system call to get, and two to give back
 BUFFER = 1 << 20  # bytes the socket may hold, so that large frames need few switches between the processes
 
-# The program that an interpreter is started with; its arguments are WORKER_FOLDER and, where interrupts must come as frames,
-# "listen". The worker's files are found in their folder for as long as it takes to import them; afterwards the working
-# directory is searched for modules, last, so that a file there hides none.
+# The program that an interpreter is started with; its arguments are WORKER_FOLDER and, where interrupts must come as
+# frames, "listen". The worker's files are found in their folder for as long as it takes to import them; afterwards the
+# working directory is searched for modules, last, so that a file there hides none.
 RUN = """
 import sys
 _, sys.path[0], *options = sys.argv
@@ -57,6 +57,7 @@ class ProcessTransport:
         self._process: subprocess.Popen[bytes] | None = None
         self._said: IO[bytes] | None = None
         self._end = ""
+        self._closing: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._receive: Callable[[bytes], None] | None = None
 
@@ -68,7 +69,7 @@ class ProcessTransport:
         self._socket = ours
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         try:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: ASYNC220 - it returns once the child runs, in milliseconds
                 [self._python, "-c", RUN, str(WORKER_FOLDER)],
                 stdin=theirs,
                 stdout=theirs,
@@ -121,7 +122,8 @@ class ProcessTransport:
 
     def _stop_reading(self) -> None:
         if self._loop is not None and self._socket is not None:
-            self._loop.remove_reader(self._socket)
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._socket)
             self._loop = None
 
     async def receive(self) -> bytes:
@@ -141,6 +143,11 @@ class ProcessTransport:
         return str(path)
 
     async def close(self) -> None:
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)  # whoever is cancelled here leaves nothing half closed
+
+    async def _close(self) -> None:
         self._signal(signal.SIGKILL)
         process, self._process = self._process, None
         if process is not None:
@@ -157,6 +164,13 @@ class ProcessTransport:
             self._said.close()
             self._said = None
 
+    def disown(self) -> None:
+        """Close this process's copy of the channel: it would keep the worker alive when the parent dies."""
+        if self._process is not None:
+            self._process.returncode = 0  # it is not this process's child, and not its to wait for
+        if self._socket is not None:
+            self._socket.close()
+
     def ended(self) -> str:
         return self._end
 
@@ -171,7 +185,8 @@ class ProcessTransport:
             self._said.seek(0)
             said = self._said.read(2_000).decode("utf-8", "replace").strip()
         if status is not None and status < 0:
-            how = f"killed by {signal.Signals(-status).name}"
+            names = {known.value: known.name for known in signal.Signals}
+            how = f"killed by {names.get(-status, f'signal {-status}')}"
         else:
             how = f"exited with status {status}"
         return f"{how}: {said}" if said else how

@@ -1,8 +1,8 @@
-"""The contract of base_env.py, implemented once, over any Transport: `Namespace` for the engine, `REPL` for blocking code.
+"""The contract of base_env.py, implemented once over any Transport: `Namespace` for the engine, `REPL` for blocking use.
 
-A namespace starts its worker on first use, keeps what it was given (contexts, histories, values), and when the worker is
-lost starts another one, brings back what it was given, and says by name what is gone. A killed worker is a result with
-`restarted=True`; only a worker that cannot be started again is an exception (`SandboxError`).
+A namespace starts its worker on first use, keeps what it was given (contexts, histories, values), and when the worker
+is lost starts another one, brings back what it was given, and says by name what is gone. A killed worker is a result
+with `restarted=True`; only a worker that cannot be started again is an exception (`SandboxError`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from rlm.environments import lm_handler
 from rlm.environments.base_env import BaseEnv
 from rlm.environments.kernel import Kernel, Printed, WorkerGone
 from rlm.environments.payload import Payload, pack
-from rlm.errors import ReplError, SandboxError, SessionClosedError
-from rlm.ports import Answer, CallFailed, Transport
+from rlm.errors import ContextError, ReplError, SandboxError, SessionClosedError
 from rlm.portal import in_thread, portal
+from rlm.ports import Answer, CallFailed, Transport
 from rlm.types import CallRecord, CellError, REPLResult, Tool
 
 Connect = Callable[[Path], Transport]
@@ -81,37 +81,59 @@ class Namespace:
         if self._process != os.getpid():
             return  # a forked child does not own its parent's worker
         self._closed = True
-        _open.discard(self)
-        if self._kernel is not None:
-            await self._kernel.close()
-        if self._folder is not None:
+        try:
+            if self._kernel is not None:
+                await self._kernel.close()
+        finally:
             folder, self._folder = self._folder, None
-            await in_thread(lambda: shutil.rmtree(folder, ignore_errors=True))  # a gigabyte takes its time
+            if folder is not None:
+                await in_thread(lambda: shutil.rmtree(folder, ignore_errors=True))  # a gigabyte takes its time
+            _open.discard(self)
 
-    async def _live(self) -> Kernel:
-        """The kernel of a running worker, which has everything that the host gave."""
+    def disown(self) -> None:
+        """In a forked child: let go of the parent's worker, which would else live for as long as the child does."""
+        if self._kernel is not None:
+            self._kernel.disown()
+
+    def _check_open(self) -> None:
         if self._closed:
             raise SessionClosedError("this REPL was closed")
         if self._process != os.getpid():
             raise ReplError("this REPL belongs to the process that forked this one: open a new one here")
-        if self._kernel is not None and self._kernel.dead is None:
-            return self._kernel
-        if self._kernel is not None:
-            await self._kernel.close()
-            self._notes.append(f"The REPL was restarted: {self._kernel.dead}. {self._losses(self._kernel)}")
+
+    async def _live(self) -> Kernel:
+        """The kernel of a running worker, which has everything that the host gave."""
+        self._check_open()
+        kernel = self._kernel
+        if kernel is not None and kernel.dead is None:
+            return kernel
+        if kernel is not None:
+            self._notes.append(f"The REPL was restarted: {kernel.dead}. {self._losses(kernel)}")
+            self._kernel = None
+            await kernel.close()
+        return await self._start_worker()
+
+    async def _start_worker(self) -> Kernel:
         kernel = Kernel(self._connect(await self._open_folder()), self._functions)
-        await kernel.start()
-        for tool in self._values:
-            self._given.setdefault(tool.name, Given((tool.name,), await self._pack(tool.value)))
         try:
+            await kernel.start()
+            for tool in self._values:
+                if tool.name not in self._given:
+                    self._given[tool.name] = Given((tool.name,), await self._pack(tool.value))
             for given in self._given.values():
                 await kernel.load(given.names, given.payload)
+            self._check_open()
         except WorkerGone as gone:
+            await kernel.close()
             raise SandboxError(f"the worker did not survive its inputs: {gone}") from gone
+        except BaseException:
+            await kernel.close()
+            raise
         self._kernel = kernel
         return kernel
 
     async def _open_folder(self) -> Path:
+        self._check_open()
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="rlm-"))
             (self._folder / "inputs").mkdir()
@@ -153,16 +175,16 @@ class Namespace:
         """
         async with self._lock:
             kernel = await self._live()
-            before = " ".join(self.take_notes()) if self._kernel is not None else ""
+            before = " ".join(self.take_notes())
             try:
                 result = await kernel.run(code, answer, timeout=self.cell_timeout, fresh=fresh, printed=printed)
             except WorkerGone as gone:
-                return await self._restarted(kernel, gone)
+                return await self._restarted(kernel, gone, before)
             if before:
                 return dataclasses.replace(result, stderr=f"{before}\n{result.stderr}", restarted=True)
             return result
 
-    async def _restarted(self, kernel: Kernel, gone: WorkerGone) -> REPLResult:
+    async def _restarted(self, kernel: Kernel, gone: WorkerGone, before: str) -> REPLResult:
         """The result of a cell that took its worker with it: a new one stands, and the losses are named."""
         losses = self._losses(kernel)
         await self._live()
@@ -173,7 +195,7 @@ class Namespace:
         partial = gone.partial
         return dataclasses.replace(
             partial,
-            stderr=f"{partial.stderr}{error.text}\n",
+            stderr="\n".join([*filter(None, (before, partial.stderr.rstrip("\n"))), error.text, ""]),
             error=error,
             locals=self._kernel.names if self._kernel is not None else {},
             restarted=True,
@@ -183,28 +205,35 @@ class Namespace:
 
     async def put_context(self, value: Any, index: int | None = None, name: str | None = None) -> int:
         """Bind `value` to `context_N` (and `name`); returns N. Raises `ContextError`."""
-        number = self.contexts if index is None else index
-        await self._put("context", number, value, name)
-        self.contexts = max(self.contexts, number + 1)
-        return number
+        payload = await self._pack(value)
+        async with self._lock:
+            number = self.contexts if index is None else index
+            await self._put("context", number, payload, name)
+            self.contexts = max(self.contexts, number + 1)
+            return number
 
     async def put_history(self, messages: Sequence[Mapping[str, Any]], index: int | None = None) -> int:
         """Bind a copy of the messages to `history_N`; returns N."""
-        number = self.histories if index is None else index
-        await self._put("history", number, [dict(message) for message in messages], None)
-        self.histories = max(self.histories, number + 1)
-        return number
-
-    async def _put(self, kind: str, number: int, value: Any, name: str | None) -> None:
-        names = (f"{kind}_{number}", *((kind,) if number == 0 else ()), *((name,) if name else ()))
-        payload = await self._pack(value)
+        payload = await self._pack([dict(message) for message in messages])
         async with self._lock:
-            kernel = await self._live()
+            number = self.histories if index is None else index
+            await self._put("history", number, payload, None)
+            self.histories = max(self.histories, number + 1)
+            return number
+
+    async def _put(self, kind: str, number: int, payload: Payload, name: str | None) -> None:
+        if number < 0:
+            raise ValueError(f"{kind}_{number}: an index starts at 0; None takes the next one")
+        names = (f"{kind}_{number}", *((kind,) if number == 0 else ()), *((name,) if name else ()))
+        try:
+            await (await self._live()).load(names, payload)
+        except WorkerGone:  # it died idle; a second death in a row is the value's own doing
             try:
-                await kernel.load(names, payload)
-            except WorkerGone:
-                kernel = await self._live()  # it died idle; a second death in a row is the value's own doing
-                await kernel.load(names, payload)
+                await (await self._live()).load(names, payload)
+            except WorkerGone as gone:
+                raise ContextError(
+                    f"{names[0]} cannot be brought into the REPL, whose worker it ends: {gone}"
+                ) from gone
         self._given[names[0]] = Given(names, payload)
 
     async def variables(self) -> Mapping[str, str]:
@@ -235,6 +264,8 @@ def _close_all() -> None:
 
 def _after_fork() -> None:
     global _open
+    for namespace in _open:
+        namespace.disown()
     _open = weakref.WeakSet()
 
 
@@ -267,8 +298,8 @@ class REPL(BaseEnv):
     """An environment over our own worker. Subclasses say how to reach one; everything of the contract is here.
 
     lm_handler_address: where calls of cells go when the REPL is used alone. context_payload: becomes `context`.
-    tools: host functions and values for the cells. cell_timeout: seconds a cell may run. setup_code: a first cell, which
-    must not fail. Nothing is started before the first use.
+    tools: host functions and values for the cells. cell_timeout: seconds a cell may run. setup_code: a first cell,
+    which must not fail. Nothing is started before the first use.
     """
 
     def __init__(
@@ -287,9 +318,10 @@ class REPL(BaseEnv):
         if cell_timeout is not None and not cell_timeout > 0:
             raise ValueError(f"cell_timeout={cell_timeout!r}: give seconds above 0, or None for no limit")
         self.namespace = Namespace(connect, tools=tools, cell_timeout=cell_timeout, isolation=isolation)
-        self.locals = Locals(self.namespace)
-        self._first = (context_payload, setup_code)
+        self._context, self._setup_code = context_payload, setup_code
+        self._begun = context_payload is None and setup_code is None
         self._finalizer = weakref.finalize(self, _abandon, self.namespace)
+        self._finalizer.atexit = False  # at the interpreter's end _close_all closes, and waits
         self._address = lm_handler_address
 
     @property
@@ -297,14 +329,22 @@ class REPL(BaseEnv):
         """The level of isolation in force."""
         return self.namespace.isolation
 
+    @property
+    def locals(self) -> Mapping[str, Any]:
+        """The namespace as it is now; a value is fetched when it is asked for."""
+        self._begin()
+        return Locals(self.namespace)
+
     def setup(self) -> None:
         """Start the worker; otherwise the first use does."""
         portal().run(self.namespace.start())
-        context, code = self._first
-        self._first = (None, None)
+        if self._begun:
+            return
+        self._begun = True
+        context, self._context = self._context, None
         if context is not None:
             self.add_context(context)
-        if code is not None and (failed := self.execute_code(code).error):
+        if self._setup_code is not None and (failed := self.execute_code(self._setup_code).error):
             raise ReplError(f"the setup code failed:\n{failed.text}")
 
     def load_context(self, context_payload: Any) -> None:
@@ -363,7 +403,7 @@ class REPL(BaseEnv):
             portal().run(namespace.close())
 
     def _begin(self) -> None:
-        if self._first != (None, None):
+        if not self._begun:
             self.setup()
 
     def __enter__(self) -> Self:

@@ -6,7 +6,9 @@ One JSON object a line over a TCP connection to 127.0.0.1, the same frames that 
     {"type": "reply", "id": 1, "value": "…"}     or     {"type": "reply", "id": 1, "error": "…", "reason": "…"}
 
 A connection may carry many calls; replies come as they are ready. Whoever does not know the token is answered nothing.
-`call` below is the whole client. Values are plain JSON, or what `codec` makes of bytes, tuples and the like.
+`call` below is the whole client. Values are plain JSON, or what `codec` makes of bytes, tuples and the like. The value
+of a batch (`llm_query_batched`) is a list with an object for each prompt, `{"value": …}` or
+`{"error": …, "reason": …}`.
 """
 
 from __future__ import annotations
@@ -38,13 +40,21 @@ class HandlerAddress(tuple[str, int]):
 
 
 def call(address: tuple[str, int], name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-    """Ask the handler at `address`, blocking; returns the value. Raises `CallFailed` with the handler's reason."""
+    """Ask the handler at `address`, blocking; returns the value.
+
+    Raises `CallFailed` with the handler's reason, or with "disconnected" where it cannot be reached.
+    """
     frame = {"type": "call", "id": 1, "token": getattr(address, "token", ""), "name": name}
     frame |= {"args": [codec.encode(arg) for arg in args], "kwargs": codec.encode(dict(kwargs or {}))}
-    with socket.create_connection(tuple(address)) as connection, connection.makefile("rb") as replies:
-        connection.sendall(json.dumps(frame).encode("ascii") + b"\n")
-        line = replies.readline()
-    if not line:
+    try:
+        with socket.create_connection((address[0], address[1])) as connection, connection.makefile("rb") as replies:
+            connection.sendall(_line(frame))
+            line = replies.readline()
+    except OSError as error:
+        raise CallFailed(
+            f"the LM handler at {address[0]}:{address[1]} cannot be reached: {error}", "disconnected"
+        ) from error
+    if not line.endswith(b"\n"):
         raise CallFailed(f"the LM handler at {address[0]}:{address[1]} closed the connection", "disconnected")
     reply = json.loads(line)
     if "error" in reply:
@@ -60,12 +70,19 @@ class LMHandler:
         self._token = secrets.token_hex(32)
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._replies: set[asyncio.Task[None]] = set()
 
     async def start(self) -> HandlerAddress:
         """Listen on a free port."""
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, limit=MAX_LINE)
         host, port = self._server.sockets[0].getsockname()[:2]
         return HandlerAddress(host, port, self._token)
+
+    def end_cell(self) -> None:
+        """From now on calls are refused; those still unanswered are told that their cell has ended."""
+        self.answer = None
+        for reply in self._replies:
+            reply.cancel()
 
     async def close(self) -> None:
         """Stop listening and end all connections. Twice is fine."""
@@ -86,7 +103,9 @@ class LMHandler:
                     frame = self._parse(line)
                     if frame is None:
                         break  # not one of ours: no word to it
-                    calls.create_task(self._reply(frame, writer))
+                    reply = calls.create_task(self._reply(frame, writer))
+                    self._replies.add(reply)
+                    reply.add_done_callback(self._replies.discard)
         except* (ConnectionError, ValueError, asyncio.LimitOverrunError):
             pass  # the caller is gone, or sends lines without end: there is nobody to tell
         finally:
@@ -107,7 +126,7 @@ class LMHandler:
     async def _reply(self, frame: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         reply: dict[str, Any] = {"type": "reply", "id": frame.get("id")}
         try:
-            name, args, kwargs = frame["name"], codec.decode(frame["args"]), codec.decode(frame["kwargs"])
+            name, args, kwargs = (codec.decode(frame.get(field)) for field in ("name", "args", "kwargs"))
             if not (isinstance(name, str) and isinstance(args, list) and isinstance(kwargs, dict)):
                 raise CallFailed("a call needs a name, a list of args and an object of kwargs", "value")
             if self.answer is None:
@@ -115,10 +134,20 @@ class LMHandler:
             reply["value"] = codec.encode(await self.answer(name, args, kwargs))
         except CallFailed as error:
             reply |= {"error": str(error), "reason": error.reason}
-        except (KeyError, codec.CodecError, RecursionError) as error:
-            reply |= {"error": f"not a call: {error}", "reason": "value"}
-        writer.write(json.dumps(reply).encode("ascii") + b"\n")
+        except asyncio.CancelledError:
+            reply |= {"error": "the cell that made this call has ended", "reason": "cancelled"}
+            writer.write(_line(reply))
+            raise
+        except codec.CodecError as error:
+            reply |= {"error": f"not a value that can be sent: {error}", "reason": "value"}
+        except Exception as error:  # noqa: BLE001 - whatever a host function raises is the caller's to handle
+            reply |= {"error": f"{type(error).__name__}: {error}", "reason": "tool"}
+        writer.write(_line(reply))
         await writer.drain()
+
+
+def _line(frame: Mapping[str, Any]) -> bytes:
+    return json.dumps(frame).encode("ascii") + b"\n"
 
 
 async def acall(address: tuple[str, int], name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -71,8 +71,8 @@ class ProcessTransport:
         try:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - it returns once the child runs, in milliseconds
                 [self._python, "-c", RUN, str(WORKER_FOLDER)],
-                stdin=theirs,
-                stdout=theirs,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
                 stderr=self._said,
                 cwd=self._folder,
                 env=self._env,

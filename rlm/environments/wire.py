@@ -30,6 +30,7 @@ CHUNK = 256 * 1024  # characters of a frame's JSON that ride in one line
 MAX_LINE = 4 * CHUNK  # escaping can double a chunk; ensure_ascii has already been applied to it
 MAX_FRAME = 256 * 1024 * 1024  # characters of a frame put together from parts
 MAX_OPEN = 64  # frames whose parts have begun and not ended
+PART = 100  # characters that a part counts for beside its data, so that a flood of tiny ones is held to the same cap
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +127,13 @@ class Wire:
         number = part["id"]
         pieces = self._parts.setdefault(number, [])
         pieces.append(part["data"])
-        self._held += len(part["data"])
+        self._held += len(part["data"]) + PART
         if self._held > self.max_frame or len(self._parts) > MAX_OPEN:
             raise ProtocolError(f"frames in parts of over {self.max_frame:,} characters, or over {MAX_OPEN} at once")
         if not part["last"]:
             return None
         text = "".join(self._parts.pop(number))
-        self._held -= len(text)
+        self._held -= len(text) + PART * len(pieces)
         frame = parse(text.encode("utf-8", "surrogatepass"))
         if frame["type"] == "part":
             raise ProtocolError("a part within parts")
@@ -142,6 +143,8 @@ class Wire:
 def parse(line: bytes) -> Frame:
     """One frame of a worker, checked against `FROM_WORKER`. Raises `ProtocolError` with the beginning of the line."""
     try:
+        if not line.isascii():
+            raise ValueError("not ASCII")
         frame = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"not a frame ({type(error).__name__}): {_head(line)}") from None

@@ -45,7 +45,8 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "rlm": ASSEMBLY | {"session", "compat"},
     "__init__": ASSEMBLY | {"session", "rlm"},
     "testing": CAPABILITY | {"environments", "models", "stores"},
-    "cli": ASSEMBLY | {"narrate", "session", "rlm", "__init__"},
+    "demo": ASSEMBLY | {"narrate", "session", "rlm"},
+    "cli": ASSEMBLY | {"narrate", "session", "rlm", "demo", "__init__"},
     "__main__": {"cli"},
 }
 

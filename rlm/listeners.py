@@ -11,32 +11,43 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 
 from rlm.types import Event, Listener
 
 log = logging.getLogger("rlm")
 
+_telling: ContextVar[bool] = ContextVar("rlm_telling", default=False)
+
 
 class Listening:
-    """Hands events to listeners, in a thread that is started with the first event. False where nobody listens."""
+    """Hands events to listeners, in a thread that is started with the first event.
 
-    def __init__(self, listeners: Sequence[Listener]) -> None:
-        self._listeners = listeners
-        self._told: queue.SimpleQueue[Event | Callable[[], object] | None] = queue.SimpleQueue()
+    makers: each makes one listener for one session, so that those which remember something do not mix sessions up.
+    """
+
+    def __init__(self, makers: Sequence[Callable[[], Listener]]) -> None:
+        self._makers = makers
+        self._told: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def __bool__(self) -> bool:
-        return bool(self._listeners)
+    def begin(self) -> Listener:
+        """Where a new session tells its events, from the event loop."""
+        listeners = [make() for make in self._makers]
+        if not listeners:
+            return _nobody
 
-    def tell(self, event: Event) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="rlm-listeners", daemon=True)
-            self._thread.start()
-        self._told.put(event)
+        def tell(event: Event) -> None:
+            if self._thread is None:
+                self._thread = threading.Thread(target=_work, args=(self._told,), name="rlm-listeners", daemon=True)
+                self._thread.start()
+            self._told.put(lambda: _hand_over(event, listeners))
+
+        return tell
 
     async def caught_up(self) -> None:
-        """Until every listener has returned from every event told before."""
-        if self._thread is None:
+        """Until every listener has returned from every event told before. A listener itself does not wait for that."""
+        if self._thread is None or _telling.get():
             return
         loop = asyncio.get_running_loop()
         seen = asyncio.Event()
@@ -49,13 +60,20 @@ class Listening:
             self._told.put(None)
             self._thread = None
 
-    def _work(self) -> None:
-        while (told := self._told.get()) is not None:
-            if not isinstance(told, Event):
-                told()
-                continue
-            for listener in self._listeners:
-                try:
-                    listener(told)
-                except Exception:  # a spectator's failure is its own; it is written down, and the turn goes on
-                    log.exception("a listener raised on %s", told.kind)
+
+def _nobody(event: Event) -> None:
+    """Nobody listens."""
+
+
+def _work(told: queue.SimpleQueue[Callable[[], object] | None]) -> None:
+    _telling.set(True)
+    while (work := told.get()) is not None:
+        work()
+
+
+def _hand_over(event: Event, listeners: Sequence[Listener]) -> None:
+    for listener in listeners:
+        try:
+            listener(event)
+        except Exception:  # a spectator's failure is its own; it is written down, and the turn goes on
+            log.exception("a listener raised on %s", event.kind)

@@ -2,7 +2,8 @@
 
 `Portal.run` waits for a coroutine from blocking code, `Portal.hop` from any event loop; both hand cancellation on and
 return only once the coroutine has really ended, so that nothing of a cancelled call is still at work. `blocking` and
-`hopping` make the two public forms of a method out of its one async implementation.
+`hopping` make the two public forms of a method out of its one async implementation, `iterate` and `aiterate` those of
+an async generator.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import contextvars
 import functools
 import os
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from rlm.errors import RLMError
@@ -54,7 +55,8 @@ class Portal:
             )
         call = _Call(coroutine, self._loop)
         try:
-            return call.ended.result()
+            value: T = call.ended.result()
+            return value
         except BaseException:
             if not call.ended.done():
                 call.cancel()
@@ -110,6 +112,7 @@ class _Call:
             raise
 
     def _end(self, task: asyncio.Task[Any]) -> None:
+        self._coroutine.close()  # where it was cancelled before it began
         if task.cancelled():
             self.ended.set_exception(asyncio.CancelledError())
         elif (error := task.exception()) is not None:
@@ -148,8 +151,10 @@ async def in_thread(work: Callable[[], T]) -> T:
         value, error = None, None
         try:
             value = context.run(work)
-        except BaseException as raised:  # goes to whoever awaits, whatever it is
+        except BaseException as raised:  # noqa: BLE001 - goes to whoever awaits, whatever it is
             error = raised
+        if isinstance(error, StopIteration):  # which no future takes
+            error = RuntimeError(f"StopIteration: {error}")
         with contextlib.suppress(RuntimeError):  # the loop may have ended before the thread
             loop.call_soon_threadsafe(settle, value, error)
 
@@ -173,7 +178,12 @@ def portal() -> Portal:
 
 def _after_fork() -> None:
     global _portal, _lock
+    _parents.append(_portal)
     _portal, _lock = None, threading.Lock()
+
+
+_parents: list[Portal | None] = []
+"""Portals of this process's forebears: freed, their loops would complain that they were never closed."""
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -199,3 +209,33 @@ def hopping(
         return await portal().hop(method(self, *args, **kwargs))
 
     return call
+
+
+def iterate(items: AsyncGenerator[T, None]) -> Generator[T, None, None]:
+    """The blocking form of an async generator, which runs on the portal's loop and is closed with this one."""
+    try:
+        while not isinstance(item := portal().run(_next(items)), _End):
+            yield item
+    finally:
+        portal().run(_close(items))
+
+
+async def aiterate(items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """The form of an async generator that may be read on any event loop."""
+    try:
+        while not isinstance(item := await portal().hop(_next(items)), _End):
+            yield item
+    finally:
+        await portal().hop(_close(items))
+
+
+class _End:
+    """Stands behind the last item."""
+
+
+async def _next(items: AsyncGenerator[T, None]) -> T | _End:
+    return await anext(items, _End())
+
+
+async def _close(items: AsyncGenerator[T, None]) -> None:
+    await items.aclose()

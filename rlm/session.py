@@ -8,21 +8,31 @@ loop; the public methods come in a blocking and an awaitable form, made from one
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import pickle
+import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from rlm import inputs
 from rlm.engine import loop, prompts
 from rlm.engine.budget import Ledger
-from rlm.engine.host import LiveHost, Namespace, Setup, Tree, _messages
+from rlm.engine.host import SERVING, LiveHost, Namespace, Setup, Tree, context_info, opening, plain_opening
 from rlm.engine.journal import Journal, Record
-from rlm.errors import CancellationError, ReplError, RLMError, SessionClosedError, TimeoutExceededError, TurnError
-from rlm.portal import blocking, hopping, in_thread, portal
+from rlm.errors import (
+    CancellationError,
+    ConfigurationError,
+    RLMError,
+    SessionClosedError,
+    SessionError,
+    TimeoutExceededError,
+    TurnError,
+)
+from rlm.listeners import Listening
+from rlm.portal import aiterate, blocking, hopping, in_thread, iterate, portal
+from rlm.tools import check_name
 from rlm.types import (
     Answered,
     Asked,
@@ -32,13 +42,18 @@ from rlm.types import (
     Failed,
     Limits,
     Listener,
-    Ran,
+    Message,
     Replied,
     REPLResult,
     RLMChatCompletion,
     Stopped,
     UsageSummary,
 )
+
+if TYPE_CHECKING:
+    from rlm.outputs import Output
+
+T = TypeVar("T")
 
 
 class _Nothing:
@@ -47,20 +62,19 @@ class _Nothing:
 
 NOTHING = _Nothing()
 NOTE = 400  # characters of a user's own cell that the model is told
+OF_TURNS = ("iterations", "depth", "errors", "concurrency")  # limits that a session's whole life does not have
 
 
 @dataclass(slots=True)
 class _Turn:
-    """What is known of a turn while it runs."""
+    """What is known of a turn while it runs. value: its input, as the namespace has it, or NOTHING."""
 
     number: int
     question: str | None
+    value: Any
     context: prompts.ContextInfo | None
     ledger: Ledger
     transcript: loop.Transcript
-    started: float
-    key: str | None = None
-    digest: str | None = None
 
     @property
     def path(self) -> str:
@@ -71,196 +85,260 @@ class Session:
     """A conversation with one namespace. Made by `RLM.session`; not started before it is used.
 
     name: its name. log: its events so far. limits, where given, hold for the session's whole life, beside those of each
-    turn.
+    turn. persistent: more than one turn will be asked of it. listening: told of all events.
     """
 
     def __init__(
-        self, setup: Setup, name: str, *, limits: Limits | None = None, listeners: Sequence[Listener] = ()
+        self,
+        setup: Setup,
+        name: str,
+        *,
+        limits: Limits | None = None,
+        persistent: bool = True,
+        listening: Listening | None = None,
     ) -> None:
         self.name = name
         self._setup = setup
-        self._listeners = list(listeners)
-        self._log: list[Event] = []
-        self._namespace: Namespace = setup.open_namespace(setup.tools)
-        self._ledger = Ledger(limits or Limits())
+        self._limits = _of_a_life(limits or Limits())
+        self._ledger = Ledger(self._limits)
         self._ledger.require_prices([setup.model, *setup.sub_models])
+        self._namespace: Namespace = setup.open_namespace(setup.tools, persistent)
+        self._listening = listening or Listening([])
+        self._listeners = [self._listening.begin()]
+        self._log: list[Event] = []
         self._queue = asyncio.Lock()
         self._conversation: list[prompts.Exchange] = []
         self._answers: dict[str, tuple[str, RLMChatCompletion]] = {}
-        self._unanswered: tuple[Any, prompts.ContextInfo] | None = None
+        self._unanswered: tuple[str, prompts.ContextInfo] | None = None
         self._notes: list[str] = []
         self._turns = 0
         self._cells = 0
+        self._seconds = 0.0
         self._running: asyncio.Task[Any] | None = None
         self._closed = False
+        self._finalizer: weakref.finalize[..., Session] | None = None
 
     # -- turns -----------------------------------------------------------------------------------------------------
 
-    async def _ask(self, question: str, *, key: str | None = None, output_type: Any = None) -> RLMChatCompletion:
+    def _ask(
+        self, question: str, *, key: str | None = None, output_type: Any = None
+    ) -> Coroutine[Any, Any, RLMChatCompletion]:
         """A turn without new input: the model answers from what the session has.
 
-        key: asked again with the same key and the same inputs, the recorded answer is returned, free. output_type: a type
-        that the answer is validated against; `output` of the result is the value. Raises a `TurnError` with the partial
-        answer where the turn ends early, `ModelError` where the provider fails.
+        key: asked again with the same key and the same inputs, the recorded answer is returned, free. output_type: a
+        type that the answer is validated against; `output` of the result is the value. Raises a `TurnError` with the
+        partial answer where the turn ends early, `ModelError` where the provider fails.
         """
-        return await self._turn(NOTHING, question, key, output_type)
+        return self.turn(NOTHING, question, key, output_type)
 
-    async def _completion(
+    def _completion(
         self, prompt: Any, root_prompt: str | None = None, *, key: str | None = None, output_type: Any = None
-    ) -> RLMChatCompletion:
+    ) -> Coroutine[Any, Any, RLMChatCompletion]:
         """A turn with a new input: `prompt` becomes the next `context_N`, `root_prompt` is the question about it.
 
         Without a question the task is in the input itself. The rest is as with `ask`.
         """
-        return await self._turn(prompt, root_prompt, key, output_type)
+        inputs.warn_if_unlikely(prompt, root_prompt, stacklevel=4)
+        return self.turn(prompt, root_prompt, key, output_type)
 
     ask, aask = blocking(_ask), hopping(_ask)
     completion, acompletion = blocking(_completion), hopping(_completion)
 
-    async def _turn(self, prompt: Any, question: str | None, key: str | None, output_type: Any) -> RLMChatCompletion:
+    async def turn(
+        self,
+        prompt: Any,
+        question: str | None,
+        key: str | None = None,
+        output_type: Any = None,
+        spectator: Listener | None = None,
+    ) -> RLMChatCompletion:
+        """One turn, in the order of arrival; to be awaited on the portal's loop. `prompt` is NOTHING for a turn without
+        input; `spectator` is told of the events of this turn alone."""
+        try:
+            async with self._alone("turn"):
+                if spectator is None:
+                    completion = await self._answer(prompt, question, key, output_type)
+                else:
+                    self._listeners.append(spectator)
+                    try:
+                        completion = await self._answer(prompt, question, key, output_type)
+                    finally:
+                        self._listeners.remove(spectator)
+        except Exception:
+            await self._listening.caught_up()
+            raise
+        await self._listening.caught_up()
+        return completion
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, what: str) -> AsyncIterator[None]:
+        """The session to oneself, in the order of arrival. close() ends it, with a `CancellationError`."""
+        if self in SERVING.get():
+            raise SessionError(
+                f"session {self.name!r} runs the cell that called this function: the two would wait for each other"
+            )
         async with self._queue:
             self._check_open()
-            started = time.perf_counter()
-            value = prompt if prompt is NOTHING else await _read(prompt)
-            digest = _digest(value, question, output_type) if key is not None else None
-            if key is not None and key in self._answers and self._answers[key][0] == digest:
-                return self._answers[key][1]
-            self._running = asyncio.current_task()
+            if self._finalizer is None:
+                self._finalizer = weakref.finalize(self, _abandon, self._namespace)
+                self._finalizer.atexit = False  # when the interpreter ends, namespaces see to themselves
+            task = self._running = asyncio.current_task()
             try:
-                turn = await self._open_turn(value, question, output_type, started)
-                turn.key, turn.digest = key, digest
-                return await self._answer(turn, prompt, output_type)
+                yield
             except asyncio.CancelledError as cancelled:
-                if self._closed:
-                    raise cancelled.__cause__ or CancellationError("the session was closed during this turn") from None
-                raise
+                if not self._closed or task is None:
+                    raise
+                task.uncancel()
+                told = cancelled.__cause__
+                closed = CancellationError(f"the session was closed during this {what}")
+                raise (told if isinstance(told, CancellationError) else closed) from None
             finally:
                 self._running = None
 
-    async def _open_turn(self, value: Any, question: str | None, output_type: Any, started: float) -> _Turn:
-        """Bring the input in, and write down what the model is told at the beginning."""
-        await self._namespace.start()
-        context = None if value is NOTHING else await self._add_input(value, None)
-        schema = None
-        if output_type is not None:
-            from rlm.outputs import Output
-
-            schema = Output(output_type).schema
-        notes, self._notes = [*self._namespace.take_notes(), *self._notes], []
-        opening = prompts.turn(
-            question=question,
-            context=context,
-            contexts=self._namespace.contexts,
-            histories=self._namespace.histories,
-            conversation=self._conversation,
-            notes=notes,
-            output_type=schema,
-        )
-        prologue = f"{self._setup.prologue}\n\n" if self._setup.prologue else ""
-        system = prompts.system(
-            self._setup.tools,
-            depth_left=self._setup.depth + 1 < self._setup.limits.depth,
-            custom=self._setup.system_prompt,
-            orchestrator=self._setup.orchestrator,
-        )
-        transcript = loop.Transcript(
-            [{"role": "system", "content": system}, {"role": "user", "content": prologue + opening}]
-        )
-        number, self._turns = self._turns, self._turns + 1
-        return _Turn(number, question, context, Ledger(self._setup.limits, parent=self._ledger), transcript, started)
-
-    async def _answer(self, turn: _Turn, prompt: Any, output_type: Any) -> RLMChatCompletion:
-        """Run the turn to its end, whatever that is, and leave the session ready for the next one."""
-        limits = self._setup.limits
-        turn.ledger.require_prices([self._setup.model, *self._setup.sub_models])
-        index = turn.context.index if turn.context else None
-        await self._append(Asked(turn.path, turn.question, index, turn.key, self._setup.model.name))
-        try:
-            async with asyncio.timeout(limits.seconds) as deadline:
-                outcome = await self._run_turn(turn, prompt, output_type)
-        except TimeoutError as error:
-            if isinstance(error, TurnError) or not deadline.expired():
-                await self._cut_short(turn, error)
-                raise
-            elapsed, allowed = time.perf_counter() - turn.started, limits.seconds or 0.0
-            late = TimeoutExceededError(
-                f"the turn took over Limits(seconds={allowed:g})", elapsed=elapsed, timeout=allowed
-            )
-            await self._cut_short(turn, late)
-            raise late from None
-        except asyncio.CancelledError:
-            why = "the session was closed during this turn" if self._closed else "the turn was cancelled"
-            cancelled = CancellationError(why)
-            await asyncio.shield(self._cut_short(turn, cancelled))
-            raise asyncio.CancelledError from cancelled  # for blocking callers, who hear of it as an error
-        except Exception as error:  # recorded and told to the next turn, then raised again
-            await self._cut_short(turn, error)
-            raise
-        await self._end_turn(turn, turn.transcript.messages[1:], outcome.response)
+    async def _answer(self, prompt: Any, question: str | None, key: str | None, output_type: Any) -> RLMChatCompletion:
+        """The recorded answer, or that of a new turn."""
+        started = time.perf_counter()
+        output = _output(output_type)
+        value = await in_thread(lambda: inputs.read(prompt)) if hasattr(prompt, "__fspath__") else prompt
+        asked = ""
+        if key is not None:
+            asked = await in_thread(lambda: _digest(value, question, output))
+            if key in self._answers and self._answers[key][0] == asked:
+                return self._answers[key][1]
+        turn, outcome = await self._play(value, question, key, output, started)
         completion = RLMChatCompletion(
             self._setup.model.name,
-            turn.question if prompt is NOTHING or turn.question is not None else prompt,
+            prompt if question is None else question,
             outcome.response,
             turn.ledger.usage,
-            time.perf_counter() - turn.started,
+            time.perf_counter() - started,
             self._metadata(turn),
             outcome.output,
             turn.number,
         )
-        if turn.key is not None and turn.digest is not None:
-            self._answers[turn.key] = (turn.digest, completion)
-        await self._append(Answered(turn.path, completion))
+        await _to_its_end(self._conclude(turn, completion))
+        if key is not None:
+            self._answers[key] = (asked, completion)
         return completion
 
-    async def _run_turn(self, turn: _Turn, prompt: Any, output_type: Any) -> loop.Outcome:
-        setup = self._setup
-        check = None
-        if output_type is not None:
-            from rlm.outputs import Output
+    async def _play(
+        self, value: Any, question: str | None, key: str | None, output: Output | None, started: float
+    ) -> tuple[_Turn, loop.Outcome]:
+        """A turn to its end. One that is cut short is recorded, and the session ready for the next one."""
+        allowed = self._allowed_seconds()
+        left = None if allowed is None else allowed - (time.perf_counter() - started)
+        turn: _Turn | None = None
+        try:
+            async with asyncio.timeout(left) as deadline:
+                turn = await self._open(value, question, key, output)
+                return turn, await self._run_turn(turn, output)
+        except asyncio.CancelledError:
+            why = "session was closed during this turn" if self._closed else "turn was cancelled"
+            stopped = CancellationError(f"the {why}")
+            await self._cut_short(turn, stopped)
+            raise asyncio.CancelledError from stopped  # whom the portal blocks for gets to see `stopped`
+        except Exception as error:
+            if not deadline.expired() or type(error) is not TimeoutError:
+                await self._cut_short(turn, error)
+                raise
+            elapsed = time.perf_counter() - started
+            late = f"Limits(seconds=) left this turn {allowed or 0:g} s, and it took over {elapsed:.3g}"
+            timed_out = TimeoutExceededError(late, elapsed=elapsed, timeout=allowed or 0.0)
+            await self._cut_short(turn, timed_out)
+            raise timed_out from None
+        finally:
+            self._seconds += time.perf_counter() - started
 
-            check = Output(output_type).check
-        tree = Tree(setup, turn.ledger, self._append, self._tell)
-        host = LiveHost(tree, self._namespace, path=turn.path, model=setup.model, tools=setup.tools, depth=setup.depth)
-        if setup.depth >= setup.limits.depth:
-            return await self._plain(host, turn, prompt)
+    def _allowed_seconds(self) -> float | None:
+        """What the limits of turns, and what is left of the session's, allow the next turn."""
+        allowed, life = self._setup.limits.seconds, self._limits.seconds
+        if life is None:
+            return allowed
+        if self._seconds >= life:
+            used = f"Limits(seconds={life:g}) of session {self.name!r} is used up"
+            raise TimeoutExceededError(used, elapsed=self._seconds, timeout=life)
+        left = life - self._seconds
+        return left if allowed is None else min(allowed, left)
+
+    async def _open(self, value: Any, question: str | None, key: str | None, output: Output | None) -> _Turn:
+        """Bring the input in, and write down what the model is told at the beginning."""
+        await self._namespace.start()
+        context = None if value is NOTHING else await self._take_in(value)
+        schema = output.schema if output else None
+        if self._is_plain:
+            given = [] if value is NOTHING else [value]
+            messages = plain_opening(given, question, self._conversation, schema)
+        else:
+            notes, self._notes = [*self._namespace.take_notes(), *self._notes], []
+            messages = opening(
+                self._setup,
+                self._setup.depth,
+                question=question,
+                context=context,
+                contexts=self._namespace.contexts,
+                histories=self._namespace.histories,
+                conversation=self._conversation,
+                notes=notes,
+                schema=schema,
+            )
+        ledger = Ledger(self._setup.limits, parent=self._ledger)
+        number, self._turns = self._turns, self._turns + 1
+        turn = _Turn(number, question, value, context, ledger, loop.Transcript(messages))
+        await self._append(Asked(turn.path, question, context.index if context else None, key, self._setup.model.name))
+        return turn
+
+    @property
+    def _is_plain(self) -> bool:
+        """At the deepest level there is no REPL: the model reads the input itself."""
+        return self._setup.depth >= self._setup.limits.depth
+
+    async def _run_turn(self, turn: _Turn, output: Output | None) -> loop.Outcome:
+        setup = self._setup
         return await loop.turn(
-            Journal(host, turn.path, Record(), self._append, tell=self._tell),
+            Journal(self._host(turn.path, turn.ledger), turn.path, Record(), self._append, tell=self._tell),
             turn.transcript,
-            iterations=setup.limits.iterations,
+            iterations=0 if self._is_plain else setup.limits.iterations,
             errors=setup.limits.errors,
             output_limit=setup.output_limit,
-            check=check,
+            check=output.check if output else None,
         )
 
-    async def _plain(self, host: LiveHost, turn: _Turn, prompt: Any) -> loop.Outcome:
-        """At the deepest level there is no REPL: the model reads the input itself."""
-        question = [{"role": "user", "content": turn.question}] if turn.question else []
-        messages = [*([] if prompt is NOTHING else _messages(prompt)), *question]
-        turn.transcript.messages[:] = messages
-        journal = Journal(host, turn.path, Record(), self._append, tell=self._tell)
-        reply = await journal.ask(messages)
-        turn.transcript.say("assistant", reply.text)
-        return loop.Outcome(reply.text, None, 1)
+    def _host(self, path: str, ledger: Ledger) -> LiveHost:
+        setup = self._setup
+        tree = Tree(setup, ledger, self._append, self._tell, self)
+        return LiveHost(tree, self._namespace, path=path, model=setup.model, tools=setup.tools, depth=setup.depth)
 
-    async def _end_turn(self, turn: _Turn, messages: Sequence[Mapping[str, Any]], answer: str) -> None:
-        """What every turn leaves behind, however it ended: a history, and its place in the conversation."""
-        self._conversation.append(prompts.Exchange(turn.question, answer))
-        await self._namespace.put_history(messages)
+    async def _conclude(self, turn: _Turn, completion: RLMChatCompletion) -> None:
+        self._unanswered = None
+        await self._leave_history(turn, turn.transcript.messages, completion.response)
+        await self._append(Answered(turn.path, completion))
 
-    async def _cut_short(self, turn: _Turn, error: BaseException) -> None:
+    async def _cut_short(self, turn: _Turn | None, error: Exception) -> None:
         """Record a turn that ended without an answer, and give the exception what there is."""
+        if turn is not None:
+            await _to_its_end(self._record_the_end(turn, error))
+
+    async def _record_the_end(self, turn: _Turn, error: Exception) -> None:
         partial = turn.transcript.partial
         if isinstance(error, TurnError):
             error.partial_answer = partial = error.partial_answer or partial
             error.usage = turn.ledger.usage
             error.transcript = tuple(turn.transcript.messages)
-            event: Event = Stopped(turn.path, type(error).__name__, str(error), partial)
+            await self._append(Stopped(turn.path, type(error).__name__, str(error), partial))
         else:
-            event = Failed(turn.path, type(error).__name__, str(error), partial)
-        await self._append(event)
+            await self._append(Failed(turn.path, type(error).__name__, str(error), partial))
+        if turn.context is not None:
+            self._unanswered = (await in_thread(lambda: inputs.digest(turn.value)), turn.context)
         ended = prompts.ended(str(error))
+        await self._leave_history(turn, [*turn.transcript.messages, {"role": "assistant", "content": ended}], ended)
+
+    async def _leave_history(self, turn: _Turn, messages: Sequence[Message], answer: str) -> None:
+        """What every turn leaves behind, however it ended: its messages, and its place in the conversation."""
+        self._conversation.append(prompts.Exchange(turn.question, answer))
+        if self._closed:
+            return
         try:
-            await self._end_turn(turn, [*turn.transcript.messages[1:], {"role": "assistant", "content": ended}], ended)
+            await self._namespace.put_history([message for message in messages if message["role"] != "system"])
         except RLMError as lost:
             self._notes.append(f"The messages of turn {turn.number} could not be kept: {lost}")
 
@@ -277,32 +355,41 @@ class Session:
 
     # -- inputs ----------------------------------------------------------------------------------------------------
 
-    async def _add_context(self, value: Any, name: str | None = None) -> int:
+    def _add_context(self, value: Any, name: str | None = None) -> Coroutine[Any, Any, int]:
         """Bring an input into the namespace without asking anything; returns N of its `context_N`.
 
         name: a second name for it. Raises `ContextError` for what cannot be brought in.
         """
-        if name is not None and not name.isidentifier():
-            raise ValueError(f"add_context(name={name!r}): a name must be a Python identifier")
-        async with self._queue:
-            self._check_open()
-            context = await self._add_input(await _read(value), name)
+        if name is not None:
+            check_name(name, f"add_context(name={name!r})")
+            if name in [tool.name for tool in self._setup.tools]:
+                raise ConfigurationError(f"add_context(name={name!r}): a tool has this name; choose another")
+        inputs.warn_if_unlikely(value, "", stacklevel=4)
+        return self._add(value, name)
+
+    async def _add(self, value: Any, name: str | None) -> int:
+        async with self._alone("add_context()"):
+            value = await in_thread(lambda: inputs.read(value)) if hasattr(value, "__fspath__") else value
+            context = await self._put(value, name)
             also = f" (also `{name}`)" if name else ""
-            self._notes.append(f"the user added `context_{context.index}`{also}: {context.type}")
-            self._unanswered = None
+            size = "" if context.size is None else f", {context.size:,} long"
+            self._notes.append(f"the user added `context_{context.index}`{also}: {context.type}{size}")
             return context.index
 
     add_context, aadd_context = blocking(_add_context), hopping(_add_context)
 
-    async def _add_input(self, value: Any, name: str | None) -> prompts.ContextInfo:
-        if self._unanswered is not None and name is None and _same(self._unanswered[0], value):
-            context = self._unanswered[1]  # a turn that failed is asked again: its input is already there
-        else:
-            index = await self._namespace.put_context(value, None, name)
-            kind, size = type(value).__name__, inputs.size(value)
-            context = prompts.ContextInfo(index, kind, size, name, inputs.preview(value))
-            await self._append(ContextAdded(f"context_{index}", index, kind, size, name))
-        self._unanswered = (value, context)
+    async def _take_in(self, value: Any) -> prompts.ContextInfo:
+        """The context of a turn's input: a new one, unless a turn that failed left the same input unanswered."""
+        if self._unanswered is not None:
+            digest, context = self._unanswered
+            if await in_thread(lambda: inputs.digest(value)) == digest:
+                return context
+        return await self._put(value, None)
+
+    async def _put(self, value: Any, name: str | None) -> prompts.ContextInfo:
+        index = await self._namespace.put_context(value, None, name)
+        context = context_info(index, value, name)
+        await self._append(ContextAdded(f"context_{index}", index, context.type, context.size, name))
         return context
 
     # -- stepping inside -------------------------------------------------------------------------------------------
@@ -312,32 +399,29 @@ class Session:
 
         The model is told of it at the beginning of the next turn.
         """
-        async with self._queue:
-            self._check_open()
-            self._running = asyncio.current_task()
+        async with self._alone("cell"):
             path, self._cells = f"u{self._cells}", self._cells + 1
-            setup = self._setup
-            tree = Tree(setup, Ledger(setup.limits, parent=self._ledger), self._append, self._tell)
-            host = LiveHost(tree, self._namespace, path=path, model=setup.model, tools=setup.tools, depth=setup.depth)
+            host = self._host(path, Ledger(self._setup.limits, parent=self._ledger))
+            ended = ", which was cancelled"
             try:
                 result = await Journal(host, path, Record(), self._append, tell=self._tell).run(code)
+                ended = f", which failed with {result.error.type}" if result.error else ""
+            except asyncio.CancelledError:
+                raise asyncio.CancelledError from CancellationError("the cell was cancelled")
             finally:
-                self._running = None
-            shown = " ".join(code.split())
-            ended = f", which failed with {result.error.type}" if result.error else ""
-            self._notes.append(f"the user ran a cell: `{shown[:NOTE]}{'…' if len(shown) > NOTE else ''}`{ended}")
+                shown = " ".join(code[: 2 * NOTE].split())
+                cut = "…" if len(shown) > NOTE or len(code) > 2 * NOTE else ""
+                self._notes.append(f"the user ran a cell: `{shown[:NOTE]}{cut}`{ended}")
             return result
 
     async def _variables(self) -> Mapping[str, str]:
         """Names of the namespace and the names of their types, as they are now."""
-        async with self._queue:
-            self._check_open()
+        async with self._alone("variables()"):
             return await self._namespace.variables()
 
     async def _get(self, name: str) -> Any:
         """The value of a variable: plain data exactly, anything else as a `RemoteValue`. Raises KeyError."""
-        async with self._queue:
-            self._check_open()
+        async with self._alone("get()"):
             return await self._namespace.get(name)
 
     run, arun = blocking(_run), hopping(_run)
@@ -345,8 +429,16 @@ class Session:
     get, aget = blocking(_get), hopping(_get)
 
     def usage(self) -> UsageSummary:
-        """What the session has consumed so far, over all turns and all models."""
-        return usage_of(self._log)
+        """What the session has consumed so far, over all turns, with their children, and all models."""
+        summary = UsageSummary()
+        children = set()
+        for event in self._log:
+            if isinstance(event, Replied):
+                summary = summary.add(event.reply.model, event.reply.usage)
+                children.add(event.at.rpartition("/")[0])
+            elif isinstance(event, Called) and event.at not in children:  # a child's requests stand below its call
+                summary = summary + event.usage_summary
+        return summary
 
     @property
     def log(self) -> Sequence[Event]:
@@ -373,44 +465,54 @@ class Session:
         for listener in self._listeners:
             listener(event)
 
-    async def _events(
+    async def events(
         self, prompt: Any, question: str | None, key: str | None, output_type: Any
-    ) -> AsyncIterator[Event]:
-        """The events of one turn as they happen; leaving early cancels the turn."""
+    ) -> AsyncGenerator[Event, None]:
+        """The events of one turn as they happen; arguments and event loop are those of `turn`. Leaving early cancels
+        the turn."""
         arrived: asyncio.Queue[Event | None] = asyncio.Queue()
-        self._listeners.append(arrived.put_nowait)
-        task = asyncio.ensure_future(self._turn(prompt, question, key, output_type))
+        task = asyncio.ensure_future(self.turn(prompt, question, key, output_type, arrived.put_nowait))
         task.add_done_callback(lambda _: arrived.put_nowait(None))
+        last: Event | None = None
         try:
             while (event := await arrived.get()) is not None:
                 yield event
+                last = event
             completion = task.result()
-            if completion is not None and key is not None and completion.turn != self._turns - 1:
+            if not isinstance(last, Answered):
                 yield Answered(f"t{completion.turn}", completion)  # recorded earlier, so nothing happened now
         finally:
-            self._listeners.remove(arrived.put_nowait)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
     def stream(
         self, prompt: Any, root_prompt: str | None = None, *, key: str | None = None, output_type: Any = None
-    ) -> Iterator[Event]:
-        """`completion` as a stream of typed events; the last one is `Answered`, with the completion."""
-        return _blocking_iterator(self._events(prompt, root_prompt, key, output_type))
+    ) -> Generator[Event, None, None]:
+        """`completion` as a stream of typed events; the last one is `Answered`, with the completion.
+
+        A turn that ends without an answer raises what `completion` would. Leaving the stream early cancels the turn.
+        """
+        inputs.warn_if_unlikely(prompt, root_prompt, stacklevel=3)
+        return iterate(self.events(prompt, root_prompt, key, output_type))
 
     def astream(
         self, prompt: Any, root_prompt: str | None = None, *, key: str | None = None, output_type: Any = None
-    ) -> AsyncIterator[Event]:
-        """The async form of `stream`."""
-        return _hopping_iterator(self._events(prompt, root_prompt, key, output_type))
+    ) -> AsyncGenerator[Event, None]:
+        """The async form of `stream`; to leave it early and go on at once, use `contextlib.aclosing`."""
+        inputs.warn_if_unlikely(prompt, root_prompt, stacklevel=3)
+        return aiterate(self.events(prompt, root_prompt, key, output_type))
 
-    def stream_ask(self, question: str, *, key: str | None = None, output_type: Any = None) -> Iterator[Event]:
+    def stream_ask(
+        self, question: str, *, key: str | None = None, output_type: Any = None
+    ) -> Generator[Event, None, None]:
         """`ask` as a stream of typed events."""
-        return _blocking_iterator(self._events(NOTHING, question, key, output_type))
+        return iterate(self.events(NOTHING, question, key, output_type))
 
-    def astream_ask(self, question: str, *, key: str | None = None, output_type: Any = None) -> AsyncIterator[Event]:
+    def astream_ask(
+        self, question: str, *, key: str | None = None, output_type: Any = None
+    ) -> AsyncGenerator[Event, None]:
         """The async form of `stream_ask`."""
-        return _hopping_iterator(self._events(NOTHING, question, key, output_type))
+        return aiterate(self.events(NOTHING, question, key, output_type))
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -420,7 +522,9 @@ class Session:
         if self._running is not None:
             self._running.cancel()
         async with self._queue:
-            await self._namespace.close()
+            await _to_its_end(self._namespace.close())
+        if self._finalizer is not None:
+            self._finalizer.detach()
 
     close, aclose = blocking(_close), hopping(_close)
 
@@ -449,69 +553,40 @@ class Session:
         await self.aclose()
 
 
-def usage_of(events: Sequence[Event]) -> UsageSummary:
-    """What the events say was consumed: replies at all levels, and calls that went straight to a model."""
-    total: dict[str, UsageSummary] = {}
-    summary = UsageSummary()
-    del total
-    for event in events:
-        if isinstance(event, Replied):
-            summary = summary.add(event.reply.model, event.reply.usage)
-        elif isinstance(event, Called) and event.name == "llm_query":
-            summary = summary + event.usage_summary
-    return summary
+def _of_a_life(limits: Limits) -> Limits:
+    for name in OF_TURNS:
+        if getattr(limits, name) != getattr(Limits(), name):
+            raise ConfigurationError(
+                f"Limits({name}={getattr(limits, name)!r}) cannot hold for a session's whole life: give it to "
+                "RLM(limits=), which holds for each turn"
+            )
+    return limits
 
 
-async def _read(value: Any) -> Any:
-    return await in_thread(lambda: inputs.read(value)) if hasattr(value, "__fspath__") else value
+def _output(kind: Any) -> Output | None:
+    if kind is None:
+        return None
+    from rlm.outputs import Output
+
+    return Output(kind)
 
 
-def _same(one: Any, other: Any) -> bool:
-    if one is other:
-        return True
-    return type(one) is type(other) and isinstance(one, (str, bytes)) and one == other
+def _digest(value: Any, question: str | None, output: Output | None) -> str:
+    """Stands for a turn's inputs: what is asked about what, and the form of the answer."""
+    about = None if value is NOTHING else inputs.digest(value)
+    return inputs.digest(repr((about, question, output and (output.kind, output.schema))))
 
 
-def _digest(value: Any, question: str | None, output_type: Any) -> str:
-    """Stands for a turn's inputs: what is asked about what, and the type of the answer."""
-    told = hashlib.blake2b(repr((question, repr(output_type))).encode("utf-8", "backslashreplace"), digest_size=32)
-    if isinstance(value, str):
-        told.update(b"text" + value.encode("utf-8", "surrogatepass"))
-    elif isinstance(value, bytes):
-        told.update(b"bytes" + value)
-    elif value is not NOTHING:
-        import cloudpickle
-
-        try:
-            told.update(b"pickle" + cloudpickle.dumps(value))
-        except (pickle.PicklingError, TypeError, AttributeError) as error:
-            raise ReplError(
-                f"an input of type {type(value).__name__} has no digest, so key= cannot be used: {error}"
-            ) from error
-    return told.hexdigest()
-
-
-def _blocking_iterator(events: AsyncIterator[Event]) -> Iterator[Event]:
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """What must not be left half done: whoever is cancelled while waiting for it waits on, and is cancelled then."""
+    task = asyncio.ensure_future(work)
     try:
-        while (event := portal().run(_next(events))) is not None:
-            yield event
-    finally:
-        portal().run(_end(events))
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(asyncio.shield(task), return_exceptions=True)
+        raise
 
 
-async def _hopping_iterator(events: AsyncIterator[Event]) -> AsyncIterator[Event]:
-    try:
-        while (event := await portal().hop(_next(events))) is not None:
-            yield event
-    finally:
-        await portal().hop(_end(events))
-
-
-async def _next(events: AsyncIterator[Event]) -> Event | None:
-    return await anext(events, None)
-
-
-async def _end(events: AsyncIterator[Event]) -> None:
-    close = getattr(events, "aclose", None)
-    if close is not None:
-        await close()
+def _abandon(namespace: Namespace) -> None:
+    """Close the namespace of a session that nobody holds any more; called by the garbage collector, so without waiting."""
+    asyncio.run_coroutine_threadsafe(namespace.close(), portal().loop)

@@ -1,12 +1,13 @@
 """Host functions and values that users give to cells, in every form in which they may be given.
 
-A list of functions goes by their names; a mapping gives names, to functions, values, or `{"tool": …, "description": …}`.
-Host functions run on the host, with the user's own rights, whatever the environment.
+A list of functions goes by their names; a mapping gives names, to functions, values, or `{"tool": …, "description":
+…}`. Host functions run on the host, with the user's own rights, whatever the environment.
 """
 
 from __future__ import annotations
 
 import inspect
+import keyword
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -17,6 +18,9 @@ RESERVED = frozenset(
     {"llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched", "SHOW_VARS", "answer", "context", "history"}
 )
 
+RESERVED_STARTS = ("context_", "history_", "__")
+
+_Mark = tuple[Literal["safe", "never"], str]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -42,14 +46,19 @@ def parse_tools(given: Sequence[Any] | Mapping[str, Any]) -> tuple[Tool, ...]:
         )
     seen: set[str] = set()
     for one in tools:
-        if not one.name.isidentifier():
-            raise ConfigurationError(f"tool {one.name!r}: a tool's name must be a Python identifier")
-        if one.name in RESERVED or one.name.startswith(("context_", "history_", "__")):
-            raise ConfigurationError(f"tool {one.name!r}: this name belongs to the REPL; choose another")
+        check_name(one.name, f"tool {one.name!r}")
         if one.name in seen:
             raise ConfigurationError(f"tool {one.name!r} is given twice")
         seen.add(one.name)
     return tuple(tools)
+
+
+def check_name(name: str, given: str) -> None:
+    """Raise `ConfigurationError`, beginning with `given`, for a name that cells cannot use, or that is the REPL's."""
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise ConfigurationError(f"{given}: the name must be a Python identifier")
+    if name in RESERVED or name.startswith(RESERVED_STARTS):
+        raise ConfigurationError(f"{given}: this name belongs to the REPL; choose another")
 
 
 def _function(value: Any) -> Tool:
@@ -65,7 +74,8 @@ def _named(name: str, value: Any) -> Tool:
         return Tool(name, value.value, value.description, value.retry)
     if isinstance(value, Mapping) and "tool" in value and set(value) <= {"tool", "description"}:
         value, description = value["tool"], str(value.get("description") or "")
-    retry, said = getattr(value, "__rlm_tool__", ("safe", "")) if callable(value) else ("safe", "")
+    marked: _Mark = ("safe", "")
+    retry, said = getattr(value, "__rlm_tool__", marked) if callable(value) else marked
     if callable(value) and not description:
         description = said or inspect.getdoc(value) or ""
     return Tool(name, value, description, retry)

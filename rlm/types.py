@@ -279,7 +279,7 @@ class RLMChatCompletion:
     root_model: the model's name. prompt: what the caller asked (the question, or else the context as given). response:
     the answer as text; output: the same, validated, where an `output_type` was given. usage_summary: of the whole tree
     of calls; cost: its total in US dollars, None where a price is unknown. execution_time: seconds, waiting for the
-    session not included. turn: the turn's number in its session. metadata: how the turn went (iterations, cells, calls).
+    session not included. turn: the turn's number in its session. metadata: how it went (iterations, cells, calls).
     """
 
     root_model: str
@@ -404,12 +404,13 @@ class Ran(Event):
 
 @dataclass(frozen=True, slots=True)
 class Calling(Event):
-    """A running cell asked something of the host (not recorded)."""
+    """A running cell asked something of the host (not recorded). `model`: the one that it named, if it did."""
 
     kind: ClassVar[str] = "calling"
     durable: ClassVar[bool] = False
     name: str = ""
     prompt: str = ""
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,17 @@
 """The real Host: a model, a namespace, and the functions that cells may call.
 
-One `LiveHost` serves one turn (or one child's) and knows its place in the tree; `Tree` is what all of a turn's hosts share:
-the ledger through which every request passes, the models and tools cells may use, and how a child's namespace is opened.
+One `LiveHost` serves one turn (or one child's) and knows its place in the tree; `Tree` is what all of a turn's hosts
+share: the ledger through which every request passes, the models and tools that cells may use, and how a child's
+namespace is opened.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,9 +20,12 @@ from rlm.engine import loop, prompts
 from rlm.engine.budget import Ledger
 from rlm.engine.journal import Journal, Priced, Record
 from rlm.errors import ModelError, ReplError, TurnError
-from rlm.ports import Answer, CallFailed, Model
 from rlm.portal import in_thread
-from rlm.types import Event, Limits, Listener, Message, Messages, Printed, Reply, REPLResult, Tool, UsageSummary
+from rlm.ports import Answer, CallFailed, Model
+from rlm.types import Event, Limits, Listener, Message, Messages, Printed, REPLResult, Reply, Tool, UsageSummary
+
+SERVING: ContextVar[tuple[object, ...]] = ContextVar("rlm_serving", default=())
+"""The sessions whose cells wait for the host function that runs here: it must not wait for one of them."""
 
 
 class Namespace(Protocol):
@@ -54,13 +60,14 @@ class Setup:
 
     sub_models: what cells may ask by `model=`, the first by default. depth: the level of the root, 0 unless this whole
     RLM is somebody else's child. settings, sub_settings: for each request to the root model, and to sub-models.
-    open_namespace: makes a namespace with the given tools, without starting it.
+    open_namespace: makes a namespace with the given tools, without starting it; its second argument says whether more
+    than one turn will use it.
     """
 
     model: Model
     sub_models: Sequence[Model]
     limits: Limits
-    open_namespace: Callable[[Sequence[Tool]], Namespace]
+    open_namespace: Callable[[Sequence[Tool], bool], Namespace]
     tools: Sequence[Tool] = ()
     sub_tools: Sequence[Tool] = ()
     depth: int = 0
@@ -72,7 +79,7 @@ class Setup:
     sub_settings: Mapping[str, Any] = field(default_factory=dict)
 
     def sub_model(self, name: str | None) -> Model:
-        """The model that a cell asks for. Cells may use what the user configured, nothing else on the user's account."""
+        """The model that a cell asks for. Cells may use what the user configured, nothing else on that account."""
         if name is None:
             return self.sub_models[0]
         for model in (*self.sub_models, self.model):
@@ -83,16 +90,22 @@ class Setup:
 
 
 class Tree:
-    """What the hosts of one turn share."""
+    """What the hosts of one turn share. session: whose turn it is."""
 
     def __init__(
-        self, setup: Setup, ledger: Ledger, append: Callable[[Event], Awaitable[None]], tell: Listener
+        self,
+        setup: Setup,
+        ledger: Ledger,
+        append: Callable[[Event], Awaitable[None]],
+        tell: Listener,
+        session: object = None,
     ) -> None:
         self.setup = setup
         self.ledger = ledger
         self.append = append
         self.tell = tell
         self.record = Record()
+        self._serving = (*SERVING.get(), session)
         self._tools_at_once = asyncio.Semaphore(setup.limits.concurrency)
         self._children_at_once: dict[int, asyncio.Semaphore] = {}
 
@@ -101,17 +114,38 @@ class Tree:
         return self._children_at_once.setdefault(depth, asyncio.Semaphore(self.setup.limits.concurrency))
 
     async def use(self, tool: Tool, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Call a host function: an async one here, any other in a thread."""
+        """Call a host function: an async one here, any other in a thread. What it raises is for the cell."""
+        SERVING.set(self._serving)
         try:
             if inspect.iscoroutinefunction(tool.value):
                 return await tool.value(*args, **kwargs)
             async with self._tools_at_once:
-                value = await in_thread(lambda: tool.value(*args, **kwargs))
+                value = await in_thread(lambda: _guarded(tool, args, kwargs))
             return await value if inspect.isawaitable(value) else value
         except CallFailed:
             raise
-        except Exception as error:  # what a user's function raises is for the cell, which may handle it
-            raise CallFailed(f"{type(error).__name__}: {error}", "tool") from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # by us, not by the function
+            raise _tool_failed(error) from error
+        except (Exception, SystemExit) as error:
+            raise _tool_failed(error) from error
+
+
+def _guarded(tool: Tool, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call a function so that no exception but `CallFailed` leaves its thread: some of them would end an event loop."""
+    try:
+        return tool.value(*args, **kwargs)
+    except BaseException as error:
+        raise _tool_failed(error) from error
+
+
+def _tool_failed(error: BaseException) -> CallFailed:
+    if isinstance(error, CallFailed):
+        return error
+    said = str(error)
+    return CallFailed(f"{type(error).__name__}: {said}" if said else type(error).__name__, "tool")
 
 
 class LiveHost:
@@ -142,9 +176,11 @@ class LiveHost:
         async with self._tree.ledger.reserve(model, messages, settings.get("max_tokens")) as slot:
             slot.sent = True
             reply = await model.reply(messages, **settings)
+            if not isinstance(reply, Reply):
+                raise ModelError(f"{model.name}: reply() gave {reply!r}, not a rlm.types.Reply", model=model.name)
             slot.settle(reply.usage)
         self.usage = self.usage.add(model.name, reply.usage)
-        return reply
+        return reply if reply.model == model.name else dataclasses.replace(reply, model=model.name)
 
     async def run(self, code: str, answer: Answer | None = None) -> REPLResult:
         """One cell in the namespace."""
@@ -169,8 +205,8 @@ class LiveHost:
         try:
             if name == "rlm_query" and self._depth + 1 < self._tree.setup.limits.depth:
                 return await self._child(key, prompt, chosen)
-            reply = await self._ask(chosen, _messages(prompt), self._tree.setup.sub_settings)
-        except (ModelError, TurnError, ReplError) as error:
+            reply = await self._ask(chosen, as_messages(prompt), self._tree.setup.sub_settings)
+        except Exception as error:  # also what a model of the user's own raises: only this call fails
             raise CallFailed(f"{type(error).__name__}: {error}", _reason(error)) from error
         return Priced(reply.text, UsageSummary({chosen.name: reply.usage}))
 
@@ -178,12 +214,12 @@ class LiveHost:
         """A turn of its own, in a namespace of its own, from this tree's ledger; its events stand under the call."""
         tree, setup, depth = self._tree, self._tree.setup, self._depth + 1
         async with tree.children_at_once(depth):
-            namespace = setup.open_namespace(setup.sub_tools)
+            namespace = setup.open_namespace(setup.sub_tools, False)
             try:
                 await namespace.put_context(prompt)
                 host = LiveHost(tree, namespace, path=key, model=model, tools=setup.sub_tools, depth=depth)
                 journal = Journal(host, key, tree.record, tree.append, tell=tree.tell)
-                transcript = loop.Transcript(opening(setup, prompt, depth))
+                transcript = loop.Transcript(opening(setup, depth, context=context_info(0, prompt)))
                 try:
                     outcome = await loop.turn(
                         journal,
@@ -199,17 +235,60 @@ class LiveHost:
         return Priced(outcome.response, host.usage)
 
 
-def opening(setup: Setup, prompt: Any, depth: int) -> list[Message]:
-    """The first messages of a child, whose task stands in its context."""
-    context = prompts.ContextInfo(0, type(prompt).__name__, inputs.size(prompt), None, inputs.preview(prompt))
-    turn = prompts.turn(question=None, context=context, contexts=1, histories=0, conversation=[])
+def opening(
+    setup: Setup,
+    depth: int,
+    *,
+    question: str | None = None,
+    context: prompts.ContextInfo | None = None,
+    contexts: int = 1,
+    histories: int = 0,
+    conversation: Sequence[prompts.Exchange] = (),
+    notes: Sequence[str] = (),
+    schema: str | None = None,
+) -> list[Message]:
+    """The first messages of a turn at `depth`, as `prompts.turn` takes them; a child's task stands in its context."""
+    is_root = depth == setup.depth
     system = prompts.system(
-        setup.sub_tools,
+        setup.tools if is_root else setup.sub_tools,
         depth_left=depth + 1 < setup.limits.depth,
         custom=setup.system_prompt,
         orchestrator=setup.orchestrator,
     )
-    return [{"role": "system", "content": system}, {"role": "user", "content": turn}]
+    turn = prompts.turn(
+        question=question,
+        context=context,
+        contexts=contexts,
+        histories=histories,
+        conversation=conversation,
+        notes=notes,
+        output_type=schema,
+    )
+    prologue = f"{setup.prologue}\n\n" if setup.prologue and is_root else ""
+    return [{"role": "system", "content": system}, {"role": "user", "content": prologue + turn}]
+
+
+def plain_opening(
+    value: Sequence[Any], question: str | None, conversation: Sequence[prompts.Exchange], schema: str | None
+) -> list[Message]:
+    """The messages of a turn without a REPL: the model reads the input (at most one in `value`) itself."""
+    messages: list[Message] = []
+    for exchange in conversation:
+        messages.append({"role": "user", "content": exchange.question or "(a task inside its input)"})
+        messages.append({"role": "assistant", "content": exchange.answer})
+    for one in value:
+        messages += as_messages(one)
+    if question is not None:
+        messages.append({"role": "user", "content": question})
+    if schema is not None:
+        form = f"Answer with JSON that fits this schema, and nothing else:\n{schema}"
+        messages.append({"role": "user", "content": form})
+    return messages
+
+
+def context_info(index: int, value: Any, name: str | None = None) -> prompts.ContextInfo:
+    """What the model is told of an input."""
+    return prompts.ContextInfo(index, type(value).__name__, inputs.size(value), name, inputs.preview(value))
 
 
 def _query(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, str | None]:
@@ -221,10 +300,12 @@ def _query(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[A
     return prompt, model
 
 
-def _messages(prompt: Any) -> list[Message]:
-    """A prompt as messages: a text is the user's; a list of messages goes as it is."""
+def as_messages(prompt: Any) -> list[Message]:
+    """A prompt as messages: a text is the user's, bytes are text, a list of messages goes as it is."""
     if isinstance(prompt, list) and prompt and all(_is_message(message) for message in prompt):
         return [{"role": message["role"], "content": message["content"]} for message in prompt]
+    if isinstance(prompt, bytes):
+        prompt = prompt.decode("utf-8", "replace")
     return [{"role": "user", "content": prompt if isinstance(prompt, str) else str(prompt)}]
 
 
@@ -237,6 +318,6 @@ def _is_message(value: Any) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, ModelError):
-        return "model"
-    return "limit" if isinstance(error, TurnError) else "repl"
+    if isinstance(error, TurnError):
+        return "limit"
+    return "repl" if isinstance(error, ReplError) else "model"

@@ -119,7 +119,8 @@ class Journal:
                 raise CallFailed(recorded.error, recorded.reason or "error")
             return recorded.value
         prompt = (args[0] if args and isinstance(args[0], str) else _text(list(args)))[:_PROMPT_SHOWN]
-        self._tell(types.Calling(key, name=name, prompt=prompt))
+        model = kwargs.get("model")
+        self._tell(types.Calling(key, name=name, prompt=prompt, model=model if isinstance(model, str) else None))
         began = self._clock()
         try:
             value = await (answer(name, args, kwargs) if answer else self._inner.call(key, name, args, kwargs))

@@ -1,8 +1,8 @@
 """The contract of an environment: where cells run, and what makes its sessions persist.
 
 `BaseEnv` is the least an environment offers: `setup`, `load_context`, `execute_code`. `SupportsPersistence` is the five
-methods that let one namespace serve turn after turn. Both are blocking code, so that a third party needs no asyncio: the
-engine calls them in a thread. `docs/adding-an-environment.md` builds one step by step.
+methods that let one namespace serve turn after turn. Both are blocking code, so that a third party needs no asyncio:
+the engine calls them in a thread. `docs/adding-an-environment.md` builds one step by step.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from rlm.errors import ConfigurationError
 from rlm.types import REPLResult
 
 PERSISTENCE_METHODS = (
@@ -58,7 +59,7 @@ class BaseEnv(ABC):
         code runs, `llm_query(prompt, model=None)` asks the LM handler (`rlm.environments.lm_handler.call`).
         """
 
-    def cleanup(self) -> None:
+    def cleanup(self) -> None:  # noqa: B027 - nothing to free is what many environments have
         """Free everything. Called at the end, possibly twice, and on a half-built object."""
 
 
@@ -77,14 +78,14 @@ class SupportsPersistence(Protocol):
     The engine decides by `isinstance(environment, SupportsPersistence)` and by nothing else: implement these five
     methods and `RLM(environment=..., persistent=True)` works. It calls them in this order:
 
-    - once, after `setup()`: nothing;
+    - once: `setup()`;
     - before each turn: `update_handler_address` with the address at which the LM handler listens from now on; then
       `add_context` if the turn has an input;
     - during a turn: `execute_code`, as often as the model writes cells;
     - after each turn, also one that ended by a limit, an error or a cancellation: `add_history`.
 
-    Names in the namespace: `context_0`, `context_1`, …, `history_0`, `history_1`, …; `context` is always `context_0` and
-    `history` always `history_0`. If a cell rebinds one of them, put it back after the cell. Everything else in the
+    Names in the namespace: `context_0`, `context_1`, …, `history_0`, `history_1`, …; `context` is always `context_0`
+    and `history` always `history_0`. If a cell rebinds one of them, put it back after the cell. Everything else in the
     namespace belongs to the user's code and stays until `cleanup()`.
 
     The functions that cells call (`llm_query` and the others) connect to the handler's address and speak JSON lines:
@@ -126,3 +127,19 @@ class SupportsPersistence(Protocol):
 def supports_persistence(kind: type) -> bool:
     """Whether objects of this class have the five methods of `SupportsPersistence`."""
     return all(callable(getattr(kind, name, None)) for name in PERSISTENCE_METHODS)
+
+
+def require_persistence(name: object, environment: object) -> None:
+    """Raise `ConfigurationError` if `environment`, a class or an object of one, lacks one of the five methods.
+
+    `name` is how the user named it. Asked at construction and again before each reuse: a namespace that forgets must
+    not be taken for one that keeps.
+    """
+    missing = [method for method in PERSISTENCE_METHODS if not callable(getattr(environment, method, None))]
+    if missing:
+        kind = environment if isinstance(environment, type) else type(environment)
+        called = kind.__name__ if isinstance(name, type) else repr(name)
+        raise ConfigurationError(
+            f"persistent=True is not supported for environment {called}: {kind.__name__} lacks {', '.join(missing)}. "
+            "A session of several turns needs them (see rlm.SupportsPersistence)"
+        )

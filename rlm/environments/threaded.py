@@ -7,19 +7,24 @@ thread is abandoned, the environment cleaned up, and every later use says that t
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
+import functools
+import pickle
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from rlm.environments.base_env import BaseEnv, SupportsPersistence
-from rlm.environments.lm_handler import LMHandler
-from rlm.errors import ConfigurationError, ReplError, SessionError
+from rlm.environments.base_env import BaseEnv, SupportsPersistence, require_persistence
+from rlm.environments.lm_handler import HandlerAddress, LMHandler
+from rlm.errors import ConfigurationError, ReplError, RLMError, SessionError
 from rlm.ports import Answer
 from rlm.types import REPLResult, Tool
 
 FRESH = 'answer = {"content": "", "ready": False}'
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -31,52 +36,74 @@ class SupportsTools(Protocol):
         ...
 
 
+def require_tools(kind: type, tools: Sequence[Tool]) -> None:
+    """Raise `ConfigurationError` if cells of environments of this class cannot have host functions, and should."""
+    functions = [tool.name for tool in tools if tool.is_function]
+    if functions and not callable(getattr(kind, "add_tool", None)):
+        raise ConfigurationError(
+            f"tools={functions}: {kind.__name__} has no add_tool(name, doc), so its cells cannot call host functions; "
+            "leave tools out or add that method"
+        )
+
+
 class Threaded:
     """Runs `environment` for the engine. The same methods as `rlm.environments.repl.Namespace`."""
 
     def __init__(self, environment: BaseEnv, tools: Sequence[Tool] = ()) -> None:
-        if tools and not isinstance(environment, SupportsTools):
-            raise ConfigurationError(
-                f"tools={[tool.name for tool in tools]}: {type(environment).__name__} has no add_tool(name, doc), "
-                "so cells in it cannot call host functions; leave tools out or add that method"
-            )
+        require_tools(type(environment), tools)
         self.isolation = str(getattr(environment, "isolation", "unknown"))
+        self.contexts = 0
+        self.histories = 0
         self._environment = environment
         self._tools = tools
         self._handler = LMHandler()
+        self._address: HandlerAddress | None = None
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._started = False
         self._lost = ""
-        self._names: Mapping[str, Any] = {}
+        self._names: Mapping[str, str] = {}
         self._lock = asyncio.Lock()
 
-    @property
-    def contexts(self) -> int:
-        environment = self._environment
-        return environment.get_context_count() if isinstance(environment, SupportsPersistence) else int(self._started)
-
-    @property
-    def histories(self) -> int:
-        environment = self._environment
-        return environment.get_history_count() if isinstance(environment, SupportsPersistence) else 0
-
     async def start(self) -> None:
-        """Start the thread, the handler and the environment."""
-        if self._started:
-            return
-        self._started = True
-        threading.Thread(target=self._work, daemon=True, name=f"rlm-{type(self._environment).__name__}").start()
-        address = await self._handler.start()
-        await self._do(self._environment.setup)
-        if isinstance(self._environment, SupportsPersistence):
-            environment = self._environment
+        """Start the thread, the handler and the environment; at each later turn look whether it can still be used.
+
+        Raises `SessionError` once the session is lost, `ConfigurationError` where an environment that was to persist
+        no longer can, and `SandboxError`.
+        """
+        environment = self._environment
+        if self._address is None:
+            threading.Thread(target=self._work, daemon=True, name=f"rlm-{type(environment).__name__}").start()
+            self._address = await self._handler.start()
+            try:
+                await self._do(environment.setup)
+            except RLMError as error:
+                self._lost = self._lost or f"it could not be set up: {error}"
+                raise
+            await self._add_tools()
+        address = self._address
+        if environment.persistent:
+            require_persistence(type(environment).__name__, environment)
+        if isinstance(environment, SupportsPersistence):
             await self._do(lambda: environment.update_handler_address(address))
+
+    async def _add_tools(self) -> None:
+        environment = self._environment
         for tool in self._tools:
-            await self._do(lambda tool=tool: self._environment.add_tool(tool.name, tool.description))  # type: ignore
+            if not tool.is_function:
+                await self._bind(tool)
+            elif isinstance(environment, SupportsTools):
+                await self._do(functools.partial(environment.add_tool, tool.name, tool.description))
+
+    async def _bind(self, tool: Tool) -> None:
+        """Give cells a value; all that every environment can do is to run code."""
+        pickled = base64.b64encode(pickle.dumps(tool.value)).decode("ascii")
+        code = f'{tool.name} = __import__("pickle").loads(__import__("base64").b64decode("{pickled}"))'
+        result = await self._do(lambda: self._environment.execute_code(code))
+        if result.error:
+            raise ReplError(f"tool {tool.name!r} cannot be brought into the REPL:\n{result.error.text}")
 
     async def close(self) -> None:
-        """Clean the environment up and end its thread."""
-        if self._started and not self._lost:
+        """Clean the environment up and end its thread. Twice is fine."""
+        if not self._lost and self._address is not None:
             await self._do(self._environment.cleanup)
         self._lost = self._lost or "it was closed"
         self._jobs.put(None)
@@ -94,7 +121,7 @@ class Threaded:
         printed: Callable[[str, str], None] | None = None,
     ) -> REPLResult:
         """Run one cell in the thread, with the handler answering its calls from `answer` meanwhile."""
-        await self.start()
+        await self._started()
         async with self._lock:
             if fresh:
                 await self._do(lambda: self._environment.execute_code(FRESH))
@@ -102,39 +129,46 @@ class Threaded:
             try:
                 result = await self._do(lambda: self._environment.execute_code(code))
             finally:
-                self._handler.answer = None
+                self._handler.end_cell()
         names = {name: kind if isinstance(kind, str) else type(kind).__name__ for name, kind in result.locals.items()}
         self._names = names
         return dataclasses.replace(result, locals=names)
 
     async def put_context(self, value: Any, index: int | None = None, name: str | None = None) -> int:
-        """As the environment can: `add_context`, or `load_context` for the only context of one that does not persist."""
-        await self.start()
+        """By `add_context`, or by `load_context` for the only context of an environment that does not persist."""
+        await self._started()
         environment = self._environment
         if isinstance(environment, SupportsPersistence):
-            number: int = await self._do(lambda: environment.add_context(value, index))
+            number = await self._do(lambda: environment.add_context(value, index))
         else:
             number = 0
-            await self._do(lambda: self._environment.load_context(value))
+            await self._do(lambda: environment.load_context(value))
+        self.contexts = max(self.contexts, number + 1)
         if name:
-            await self._do(lambda: self._environment.execute_code(f"{name} = context_{number}"))
+            await self._do(lambda: environment.execute_code(f"{name} = context_{number}"))
         return number
 
     async def put_history(self, messages: Sequence[Mapping[str, Any]], index: int | None = None) -> int:
-        await self.start()
+        """By `add_history`; an environment that does not persist keeps none."""
+        await self._started()
         environment = self._environment
         if not isinstance(environment, SupportsPersistence):
             return 0
-        number: int = await self._do(lambda: environment.add_history([dict(m) for m in messages], index))
+        number = await self._do(lambda: environment.add_history([dict(message) for message in messages], index))
+        self.histories = max(self.histories, number + 1)
         return number
 
     async def variables(self) -> Mapping[str, str]:
+        """Names and types as of the end of the last cell."""
         return self._names
 
     async def get(self, name: str) -> Any:
+        """From the environment's mapping `locals`, where it has one. Raises KeyError."""
         values = getattr(self._environment, "locals", None)
         if not isinstance(values, Mapping):
             raise ReplError(f"{type(self._environment).__name__} has no mapping `locals`, so values cannot be fetched")
+        if not await self._do(lambda: name in values):
+            raise KeyError(name)
         return await self._do(lambda: values[name])
 
     # -- the thread ------------------------------------------------------------------------------------------------
@@ -143,32 +177,46 @@ class Threaded:
         while (job := self._jobs.get()) is not None:
             job()
 
-    async def _do(self, work: Callable[[], Any]) -> Any:
+    async def _started(self) -> None:
+        if self._address is None:
+            await self.start()
+
+    async def _do(self, work: Callable[[], T]) -> T:
+        """Run `work` in the thread. What the environment raises of its own comes as `ReplError`."""
         if self._lost:
             raise SessionError(f"this session is lost: {self._lost}")
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[Any] = loop.create_future()
+        done: asyncio.Future[Callable[[], T]] = loop.create_future()
 
-        def settle(value: Any, error: BaseException | None) -> None:
+        def settle(outcome: Callable[[], T]) -> None:
             if not done.done():
-                if error is None:
-                    done.set_result(value)
-                else:
-                    done.set_exception(error)
+                done.set_result(outcome)
 
         def job() -> None:
-            try:
-                value, error = work(), None
-            except Exception as raised:  # goes to whoever asked
-                value, error = None, raised
-            loop.call_soon_threadsafe(settle, value, error)
+            loop.call_soon_threadsafe(settle, self._outcome(work))
 
         self._jobs.put(job)
         try:
-            return await done
+            return (await done)()
         except asyncio.CancelledError:
             self._abandon()
             raise
+
+    def _outcome(self, work: Callable[[], T]) -> Callable[[], T]:
+        """Do the work; returns a function that gives what came of it."""
+        try:
+            value = work()
+        except BaseException as raised:  # noqa: BLE001 - whatever it is, it goes to whoever asked
+            error = raised
+
+            def fail() -> T:
+                if isinstance(error, RLMError):
+                    raise error
+                kind = type(self._environment).__name__
+                raise ReplError(f"{kind} failed: {type(error).__name__}: {error}") from error
+
+            return fail
+        return lambda: value
 
     def _abandon(self) -> None:
         self._lost = "a cell of it was cancelled, which this environment cannot do but by ending"

@@ -24,6 +24,7 @@ from rlm.engine.journal import Journal, Record
 from rlm.errors import (
     CancellationError,
     ConfigurationError,
+    ContextError,
     RLMError,
     SessionClosedError,
     SessionError,
@@ -109,7 +110,7 @@ class Session:
         self._queue = asyncio.Lock()
         self._conversation: list[prompts.Exchange] = []
         self._answers: dict[str, tuple[str, RLMChatCompletion]] = {}
-        self._unanswered: tuple[str, prompts.ContextInfo] | None = None
+        self._unanswered: tuple[str | None, prompts.ContextInfo] | None = None
         self._notes: list[str] = []
         self._turns = 0
         self._cells = 0
@@ -328,7 +329,7 @@ class Session:
         else:
             await self._append(Failed(turn.path, type(error).__name__, str(error), partial))
         if turn.context is not None:
-            self._unanswered = (await in_thread(lambda: inputs.digest(turn.value)), turn.context)
+            self._unanswered = (await _identity(turn.value), turn.context)
         ended = prompts.ended(str(error))
         await self._leave_history(turn, [*turn.transcript.messages, {"role": "assistant", "content": ended}], ended)
 
@@ -381,8 +382,8 @@ class Session:
     async def _take_in(self, value: Any) -> prompts.ContextInfo:
         """The context of a turn's input: a new one, unless a turn that failed left the same input unanswered."""
         if self._unanswered is not None:
-            digest, context = self._unanswered
-            if await in_thread(lambda: inputs.digest(value)) == digest:
+            identity, context = self._unanswered
+            if identity is not None and identity == await _identity(value):
                 return context
         return await self._put(value, None)
 
@@ -481,6 +482,10 @@ class Session:
             completion = task.result()
             if not isinstance(last, Answered):
                 yield Answered(f"t{completion.turn}", completion)  # recorded earlier, so nothing happened now
+        except asyncio.CancelledError:
+            task.cancel()
+            await task  # its own cancellation knows how far the turn came
+            raise
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -577,6 +582,13 @@ def _digest(value: Any, question: str | None, output: Output | None) -> str:
     return inputs.digest(repr((about, question, output and (output.kind, output.schema))))
 
 
+async def _identity(value: Any) -> str | None:
+    """The digest of an input; None for one that has none, which is then never taken for another."""
+    with contextlib.suppress(ContextError):
+        return await in_thread(lambda: inputs.digest(value))
+    return None
+
+
 async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
     """What must not be left half done: whoever is cancelled while waiting for it waits on, and is cancelled then."""
     task = asyncio.ensure_future(work)
@@ -588,5 +600,5 @@ async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _abandon(namespace: Namespace) -> None:
-    """Close the namespace of a session that nobody holds any more; called by the garbage collector, so without waiting."""
+    """Close the namespace of a session that nobody holds; called by the garbage collector, so it must not wait."""
     asyncio.run_coroutine_threadsafe(namespace.close(), portal().loop)

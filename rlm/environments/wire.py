@@ -143,9 +143,7 @@ class Wire:
 def parse(line: bytes) -> Frame:
     """One frame of a worker, checked against `FROM_WORKER`. Raises `ProtocolError` with the beginning of the line."""
     try:
-        if not line.isascii():
-            raise ValueError("not ASCII")
-        frame = json.loads(line)
+        frame = json.loads(line.decode("ascii"))  # of bytes json would also take UTF-16
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"not a frame ({type(error).__name__}): {_head(line)}") from None
     if not isinstance(frame, dict):

@@ -1,0 +1,101 @@
+"""`rlm ask`: one question about files, folders or standard input."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument
+
+from rlm.cli import exits, paths
+from rlm.cli.exits import ANSWERED, UsageError
+from rlm.cli.settings import Settings, with_settings
+from rlm.cli.terminal import Output
+from rlm.cli.watch import Watch, view_of
+from rlm.errors import ContextError, ModelError, TurnError
+from rlm.types import RLMChatCompletion
+
+if TYPE_CHECKING:
+    from rlm.rlm import RLM
+
+
+@with_settings
+def ask(
+    settings: Settings,
+    question: Annotated[str, Argument(metavar="QUESTION")],
+    path: Annotated[list[str] | None, Argument(metavar="[PATH|-]...")] = None,
+) -> int:
+    """Ask one question about files, folders or standard input, of any size.
+
+    A file is its text, a folder or several paths a mapping from path to text, - is standard input. What is not UTF-8
+    comes as bytes; .gz files are opened.
+
+    The answer goes to standard output. What happens meanwhile goes to standard error: on a terminal as a live tree,
+    else as plain lines. Ctrl-C cancels, and prints what there is of an answer.
+    """
+    output = settings.output()
+    watch = Watch(view_of(output), sys.stdout if output.events else None)
+    with settings.open(watch.tell) as rlm:
+        return turn(output, watch, _question(rlm, output, question, path or []))
+
+
+def _question(rlm: RLM, output: Output, question: str, given: list[str]) -> Callable[[], RLMChatCompletion]:
+    if not question.strip():
+        raise UsageError('the question is empty; it comes first: rlm ask "question" PATH')
+    if not given:
+        if _is_piped_in():
+            output.note("note: standard input is not read; name it as - to ask about it")
+        return lambda: rlm.session("ask").ask(question)
+    if given == [paths.STANDARD_INPUT] and sys.stdin.isatty():
+        output.note("reading standard input up to Ctrl-D")
+    try:
+        value = paths.read(given)
+    except ContextError as error:
+        if _exists(question):
+            raise UsageError(f'{error}; the question comes first: rlm ask "question" {question}') from error
+        raise
+    return lambda: rlm.completion(value, question)
+
+
+def turn(output: Output, watch: Watch, ask: Callable[[], RLMChatCompletion]) -> int:
+    """Run a turn, show how it goes, and print its answer. Raises what the turn raises, after printing what there is."""
+    try:
+        with watch.turn():
+            completion = ask()
+    except (TurnError, ModelError) as error:
+        partial = getattr(error, "partial_answer", None)
+        if partial:
+            output.answer(partial)
+        output.result(failure(error))
+        raise
+    output.answer(completion.response)
+    output.result(completion.to_dict())
+    return ANSWERED
+
+
+def failure(error: TurnError | ModelError) -> dict[str, Any]:
+    """A turn without an answer as JSON has it."""
+    told: dict[str, Any] = {"error": type(error).__name__, "message": exits.without_keys(str(error))}
+    if isinstance(error, TurnError):
+        told |= {"partial_answer": error.partial_answer, "usage_summary": error.usage.to_dict()}
+    return told
+
+
+def _is_piped_in() -> bool:
+    """Whether somebody seems to have given us an input: a file or a pipe, not a terminal and not /dev/null."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError, AttributeError):  # no standard input at all
+        return False
+    return stat.S_ISREG(mode) or stat.S_ISFIFO(mode)
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,109 @@
+"""Who is told of events: a view for people on standard error, and with --events the stream itself on standard output.
+
+`Watch.tell` is the listener of an RLM and is called in a thread of its own; a turn that is watched is over only once
+everything that happened in it has been shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Protocol, Self, TextIO
+
+from rlm.cli.terminal import Output
+from rlm.errors import ModelError, TurnError
+from rlm.types import Answered, Event, Failed, Stopped
+
+GRACE = 0.5  # seconds to wait for the end of a turn that may never have begun
+
+
+class View(Protocol):
+    """Shows turns, each between entering and leaving; `tell` is called in another thread."""
+
+    def tell(self, event: Event) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Silence:
+    """A view that shows nothing."""
+
+    def tell(self, event: Event) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Watch:
+    """Hands events on. gone: nobody reads what is written here any more; the main thread was interrupted for it."""
+
+    def __init__(self, view: View, stream: TextIO | None = None) -> None:
+        self.gone = False
+        self._view = view
+        self._stream = stream
+        self._ended = threading.Event()
+
+    def tell(self, event: Event) -> None:
+        if self.gone:
+            return
+        try:
+            if self._stream is not None:
+                print(json.dumps(event.to_dict()), file=self._stream, flush=True)
+            self._view.tell(event)
+        except BrokenPipeError:
+            self.gone = True
+            self._ended.set()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            return
+        if isinstance(event, (Answered, Stopped, Failed)) and "/" not in event.at:
+            self._ended.set()
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Watch one turn; leaves when its last event has been shown. Raises `BrokenPipeError` where nobody reads on."""
+        self._ended.clear()
+        with self._view:
+            try:
+                yield
+                self._ended.wait()
+            except (TurnError, ModelError):  # a turn that began, so its end is on its way
+                self._ended.wait()
+                self._check()
+                raise
+            except KeyboardInterrupt:
+                self._check()
+                raise
+            except Exception:
+                self._ended.wait(GRACE)
+                raise
+        self._check()
+
+    def _check(self) -> None:
+        if self.gone:
+            raise BrokenPipeError
+
+
+def view_of(output: Output) -> View:
+    """How turns are shown: as a tree on a terminal, else as lines; not at all where nobody wants it."""
+    if output.quiet or (output.events and sys.stdout.isatty()):
+        return Silence()
+    if output.is_live:
+        from rlm.cli.live import LiveView
+
+        return LiveView(output.notes)
+    from rlm.cli.plain import PlainView
+
+    return PlainView(sys.stderr)

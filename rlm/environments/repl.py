@@ -1,4 +1,4 @@
-"""The contract of base_env.py, implemented once over any Transport: `Namespace` for the engine, `REPL` for blocking use.
+"""The contract of base_env.py, implemented once, over any Transport: `Namespace` for the engine, `REPL` for blocking.
 
 A namespace starts its worker on first use, keeps what it was given (contexts, histories, values), and when the worker
 is lost starts another one, brings back what it was given, and says by name what is gone. A killed worker is a result
@@ -44,7 +44,10 @@ class Given:
 
 
 class Namespace:
-    """One namespace and the worker that holds it, on the event loop that uses it first."""
+    """One namespace and the worker that holds it, on the event loop that uses it first.
+
+    setup_code runs before the first cell of each worker, when the inputs given so far are there.
+    """
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class Namespace:
         tools: Sequence[Tool] = (),
         cell_timeout: float | None = None,
         isolation: str = "none",
+        setup_code: str | None = None,
     ) -> None:
         self.isolation = isolation
         self.contexts = 0
@@ -62,7 +66,9 @@ class Namespace:
         self._functions = [tool for tool in tools if tool.is_function]
         self._values = [tool for tool in tools if not tool.is_function]
         self._given: dict[str, Given] = {}
+        self._setup_code = setup_code
         self._kernel: Kernel | None = None
+        self._prepared: Kernel | None = None
         self._folder: Path | None = None
         self._lock = asyncio.Lock()
         self._notes: list[str] = []
@@ -132,6 +138,19 @@ class Namespace:
         self._kernel = kernel
         return kernel
 
+    async def prepare(self) -> None:
+        """Start the worker and run the setup code, where the first cell else would. Raises `ReplError` if it fails."""
+        async with self._lock:
+            await self._prepare()
+
+    async def _prepare(self) -> Kernel:
+        kernel = await self._live()
+        if self._setup_code is not None and self._prepared is not kernel:
+            if failed := (await kernel.run(self._setup_code, timeout=self.cell_timeout)).error:
+                raise ReplError(f"the setup code failed:\n{failed.text}")
+            self._prepared = kernel
+        return kernel
+
     async def _open_folder(self) -> Path:
         self._check_open()
         if self._folder is None:
@@ -174,7 +193,7 @@ class Namespace:
         `fresh` begins a turn. Cancelling stops the cell within a second. Raises `SandboxError` only.
         """
         async with self._lock:
-            kernel = await self._live()
+            kernel = await self._prepare()
             before = " ".join(self.take_notes())
             try:
                 result = await kernel.run(code, answer, timeout=self.cell_timeout, fresh=fresh, printed=printed)
@@ -317,8 +336,10 @@ class REPL(BaseEnv):
         super().__init__(persistent)
         if cell_timeout is not None and not cell_timeout > 0:
             raise ValueError(f"cell_timeout={cell_timeout!r}: give seconds above 0, or None for no limit")
-        self.namespace = Namespace(connect, tools=tools, cell_timeout=cell_timeout, isolation=isolation)
-        self._context, self._setup_code = context_payload, setup_code
+        self.namespace = Namespace(
+            connect, tools=tools, cell_timeout=cell_timeout, isolation=isolation, setup_code=setup_code
+        )
+        self._context = context_payload
         self._begun = context_payload is None and setup_code is None
         self._finalizer = weakref.finalize(self, _abandon, self.namespace)
         self._finalizer.atexit = False  # at the interpreter's end _close_all closes, and waits
@@ -344,8 +365,7 @@ class REPL(BaseEnv):
         context, self._context = self._context, None
         if context is not None:
             self.add_context(context)
-        if self._setup_code is not None and (failed := self.execute_code(self._setup_code).error):
-            raise ReplError(f"the setup code failed:\n{failed.text}")
+        portal().run(self.namespace.prepare())
 
     def load_context(self, context_payload: Any) -> None:
         self.add_context(context_payload, 0)

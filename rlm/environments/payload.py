@@ -17,7 +17,7 @@ from typing import Any
 
 from rlm.errors import ContextError
 
-INLINE = 128 * 1024  # bytes that ride in a frame: below it a file costs more than base64 does
+INLINE = 16 * 1024  # bytes that ride in a frame: above it a file costs less than base64 and JSON do
 SLICE = 1 << 24  # characters encoded at a time, so that a large text is never in memory twice
 
 
@@ -62,6 +62,14 @@ def pack(value: Any, folder: Path) -> Payload:
         ) from error
 
 
+def is_quick(value: Any) -> bool:
+    """Whether to lay the value down takes less time than to hand it to a thread: texts of up to a million characters,
+    the messages of an ordinary turn."""
+    if type(value) is str or type(value) is bytes:
+        return len(value) <= 1 << 20
+    return _is_plain_small(value) and sum(len(text) for item in _items(value) for text in item.values()) <= 1 << 18
+
+
 def _pack_text(value: str, folder: Path) -> Payload:
     if len(value) <= INLINE:
         return _laid("str", "text", value.encode("utf-8", "surrogatepass"), folder)
@@ -86,11 +94,15 @@ def _pack_pickle(value: Any, folder: Path) -> Payload:
 
 def _is_plain_small(value: Any) -> bool:
     """Messages, and other short lists and dicts of plain values: pickled without a file or cloudpickle."""
-    items = value if type(value) is list else [value]
+    items = _items(value)
     return len(items) <= 1_000 and all(
         type(item) is dict and len(item) <= 16 and all(type(x) is str for pair in item.items() for x in pair)
         for item in items
     )
+
+
+def _items(value: Any) -> list[Any]:
+    return value if type(value) is list else [value]
 
 
 def _laid(kind: str, format: str, data: bytes, folder: Path) -> Payload:

@@ -23,7 +23,7 @@ from typing import Any, Self
 from rlm.environments import lm_handler
 from rlm.environments.base_env import BaseEnv
 from rlm.environments.kernel import Kernel, Printed, WorkerGone
-from rlm.environments.payload import Payload, pack
+from rlm.environments.payload import Payload, is_quick, pack
 from rlm.errors import ContextError, ReplError, SandboxError, SessionClosedError
 from rlm.portal import in_thread, portal
 from rlm.ports import Answer, CallFailed, Transport
@@ -162,12 +162,8 @@ class Namespace:
         return work
 
     async def _pack(self, value: Any) -> Payload:
-        await self._open_folder()
-        assert self._folder is not None
-        folder = self._folder / "inputs"
-        if isinstance(value, (str, bytes)) and len(value) < 1 << 16:
-            return pack(value, folder)
-        return await in_thread(lambda: pack(value, folder))
+        folder = (self._folder or (await self._open_folder()).parent) / "inputs"
+        return pack(value, folder) if is_quick(value) else await in_thread(lambda: pack(value, folder))
 
     def _losses(self, kernel: Kernel) -> str:
         """What a lost worker leaves behind: names the host has, and names that nobody has."""

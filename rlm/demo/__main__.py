@@ -20,6 +20,8 @@ def main() -> int:
     except RLMError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

@@ -128,7 +128,12 @@ class Truth:
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-I", "-W", "ignore", str(TRUTH)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for us; what becomes of the process is said on leaving
+        )
         assert self._process.stdin is not None
         self._process.stdin.write(self._asked)
         self._process.stdin.close()

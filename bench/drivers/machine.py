@@ -1,0 +1,165 @@
+"""The machine's limits: the same work done in the plainest way that the operating system has.
+
+Each command answers what one of the other drivers' commands measures, without an engine in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from bench.drivers.serve import PROMPT, elapsed, median_time, on_one_core, rate, serve, text_of
+
+ECHO = """
+import socket
+other = socket.socket(fileno=0)
+answer = b'x' * %d
+while other.recv(65536):
+    other.send(answer)
+"""
+QUESTION, ANSWER = 90, 190  # bytes of the frames of an empty cell, there and back
+
+
+class Echo:
+    """Another process that answers each message over a socket pair."""
+
+    def __init__(self) -> None:
+        self.socket, theirs = socket.socketpair()
+        self._process = subprocess.Popen([sys.executable, "-S", "-c", ECHO % ANSWER], stdin=theirs.fileno())
+        theirs.close()
+
+    def round_trip(self) -> None:
+        self.socket.send(b"x" * QUESTION)
+        self.socket.recv(65536)
+
+    def close(self) -> None:
+        self.socket.close()
+        self._process.wait()
+
+
+def round_trips(times: int) -> float:
+    """Seconds for one round trip between two blocking processes, the median of `times`."""
+    echo = Echo()
+    try:
+        return median_time(echo.round_trip, times, warm=50)
+    finally:
+        echo.close()
+
+
+def awaited_round_trips(times: int) -> float:
+    """The same with an asyncio event loop at this end, which is the least that an engine with one can do."""
+    return asyncio.run(_awaited_round_trips(times + 50))
+
+
+async def _awaited_round_trips(times: int) -> float:
+    loop, echo, taken = asyncio.get_running_loop(), Echo(), []
+    echo.socket.setblocking(False)
+    arrived: asyncio.Future[bytes]
+    loop.add_reader(echo.socket, lambda: arrived.set_result(echo.socket.recv(65536)))
+    try:
+        for _ in range(times):
+            started, arrived = time.perf_counter(), loop.create_future()
+            echo.socket.send(b"x" * QUESTION)
+            await arrived
+            taken.append(time.perf_counter() - started)
+    finally:
+        loop.remove_reader(echo.socket)
+        echo.close()
+    return statistics.median(taken[50:])
+
+
+def interpreters(count: int, at_once: int) -> float:
+    """Seconds for `count` Python processes that do nothing, `at_once` of them at a time."""
+
+    def run(_: int) -> None:
+        subprocess.run([sys.executable, "-I", "-S", "-c", "pass"], check=True)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        started = time.perf_counter()
+        list(pool.map(run, range(count)))
+        return time.perf_counter() - started
+
+
+def context(size: int, sample: str = "a") -> dict[str, Any]:
+    """Seconds for one write of a text's bytes to a file, and one decode of them in another, plain process."""
+    data = text_of(size, sample).encode()
+    reader = (
+        "import mmap, sys, time\n"
+        "started = time.perf_counter()\n"
+        "with open(sys.argv[1], 'rb') as file:\n"
+        "    text = str(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), 'utf-8')\n"
+        "print(time.perf_counter() - started)\n"
+        "started = time.perf_counter()\n"
+        "text.count('zebra')\n"
+        "print(time.perf_counter() - started)\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "input")
+        written = elapsed(lambda: path.write_bytes(data))
+        said = subprocess.run([sys.executable, "-c", reader, str(path)], check=True, capture_output=True, text=True)
+    decoded, counted = map(float, said.stdout.split())
+    return {"time": written + decoded, "parts": {"write": written, "decode": decoded}, "touch": counted}
+
+
+def imported(statement: str, python: str = sys.executable) -> float:
+    """Seconds that an import takes in a new interpreter, by that interpreter's own clock."""
+    code = f"import time; s = time.perf_counter(); {statement}; print(time.perf_counter() - s)"
+    said = subprocess.run(
+        [python, "-c", code], check=True, capture_output=True, text=True, env={"PATH": os.environ["PATH"]}
+    )
+    return float(said.stdout)
+
+
+def requests(url: str, count: int, at_once: int, client: str) -> float:
+    """Requests a second of an HTTP client or an SDK, used directly."""
+    with on_one_core():
+        return asyncio.run(_aiohttp(url, count, at_once) if client == "aiohttp" else _sdk(url, count, at_once, client))
+
+
+async def _aiohttp(url: str, count: int, at_once: int) -> float:
+    import aiohttp
+
+    body = json.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": PROMPT}]}).encode()
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        async def ask() -> None:
+            headers = {"content-type": "application/json"}
+            async with session.post(url + "/v1/chat/completions", data=body, headers=headers) as response:
+                json.loads(await response.read())["choices"][0]["message"]["content"]
+
+        return await rate(ask, count, at_once)
+
+
+async def _sdk(url: str, count: int, at_once: int, client: str) -> float:
+    import openai
+
+    http = openai.DefaultAioHttpClient() if client == "OpenAI SDK over aiohttp" else None
+    async with openai.AsyncOpenAI(base_url=url + "/v1", api_key="none", http_client=http) as sdk:
+
+        def ask() -> Awaitable[object]:
+            return sdk.chat.completions.create(model="gpt-4o-mini", messages=[{"role": "user", "content": PROMPT}])
+
+        return await rate(ask, count, at_once)
+
+
+def main() -> None:
+    commands: dict[str, Any] = {
+        "round_trips": round_trips,
+        "awaited_round_trips": awaited_round_trips,
+        "interpreters": interpreters,
+        "context": context,
+        "imported": imported,
+        "requests": requests,
+    }
+    serve(commands)

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypedDict
 
 from rlm import narrate
 from rlm.errors import ConfigurationError
-from rlm.models import get_model
+from rlm.models import catalog, get_model
 from rlm.ports import Model
 from rlm.types import Answered, Asking, Called, Calling, Event, Failed, Limits, Listener, Stopped
 
@@ -91,7 +91,7 @@ LIMITS = {
     "max_errors": "errors",
     "max_concurrent_subcalls": "concurrency",
 }
-PROVIDERS = {"gemini": "google-gla", "azure_openai": "azure", "vllm": "openai"}
+PROVIDERS = {"gemini": "google", "azure_openai": "azure"}
 SHOWN = 80  # characters of a prompt that callbacks get
 CALLBACKS = ("on_subcall_start", "on_subcall_complete", "on_iteration_start", "on_iteration_complete")
 
@@ -164,7 +164,7 @@ def _model(model: str | Model | None, older: Older) -> str | Model:
     backend, kwargs = older.get("backend"), older.get("backend_kwargs")
     if model is not None and backend is not None:
         raise ConfigurationError("backend= and a model: give one of them")
-    if isinstance(model, str) and ":" not in model and kwargs:
+    if isinstance(model, str) and (kwargs or model in PROVIDERS or model in catalog.PROVIDERS) and ":" not in model:
         backend = model
     elif model is not None:
         if kwargs:

@@ -95,7 +95,9 @@ def test_cells_see_the_histories_of_earlier_turns() -> None:
 
 
 def test_names_that_code_rebinds_are_put_back() -> None:
-    lm = create_mock_lm([cell("context = history = llm_query = None"), submit("context"), submit("history[-1]['content']")])
+    lm = create_mock_lm(
+        [cell("context = history = llm_query = None"), submit("context"), submit("history[-1]['content']")]
+    )
     with RLM(lm, persistent=True) as rlm:
         assert rlm.completion("a", "?").response == "a"
         assert rlm.completion("b", "?").response == "a"
@@ -161,7 +163,9 @@ def test_the_opening_of_turn_50_is_hardly_longer_than_that_of_turn_2() -> None:
 
 
 def test_a_turn_that_fails_leaves_its_context_and_its_history_and_a_retry_duplicates_nothing() -> None:
-    lm = create_mock_lm([cell("x = 1"), submit("context_0 + str(x)"), submit("len([n for n in dir() if 'context_' in n])")])
+    lm = create_mock_lm(
+        [cell("x = 1"), submit("context_0 + str(x)"), submit("len([n for n in dir() if 'context_' in n])")]
+    )
     with RLM(lm, persistent=True, limits=Limits(calls=1)) as rlm:
         with pytest.raises(BudgetExceededError):
             rlm.completion("the input", "What?")

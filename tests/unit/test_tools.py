@@ -39,7 +39,9 @@ def test_a_mapping_gives_names_to_functions_and_values() -> None:
 
 
 def test_a_description_may_come_along() -> None:
-    found = parse_tools({"where": {"tool": lookup, "description": "Find it."}, "n": {"tool": 5, "description": "Five."}})
+    found = parse_tools(
+        {"where": {"tool": lookup, "description": "Find it."}, "n": {"tool": 5, "description": "Five."}}
+    )
     assert [(one.value, one.description) for one in found] == [(lookup, "Find it."), (5, "Five.")]
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 CHUNK = 256 * 1024  # characters of a frame's JSON in one line, as in wire.py
+MAX_FRAME = 256 * 1024 * 1024  # characters of a frame, as in wire.py
 PIECE = 1 << 16  # bytes read at once; a buffer of over 128 KiB costs malloc a system call to get, and two to give back
 dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
@@ -79,10 +80,12 @@ class Channel:
         self.parts: list[str] = []
         self.inbox: list[dict[str, Any]] = []
         self.replies: dict[int, dict[str, Any] | None] = {}
-        self.frames, self.closed = 0, False
+        self.frames, self.closed, self.limit = 0, False, MAX_FRAME
 
     def send(self, **frame: Any) -> None:
         text = dumps(frame)
+        if len(text) > self.limit:
+            raise ValueError(f"{len(text):,} characters are more than one message can carry ({self.limit:,})")
         with self.masked, self.sending:
             if len(text) <= CHUNK:
                 self.write(text.encode("ascii") + b"\n")

@@ -45,6 +45,10 @@ class ToolError(RuntimeError):
 
     __module__ = "builtins"  # so that a traceback names it as it names any other
 
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason or "error"
+
 
 class Failure(str):
     """The text of a model call that failed: it starts with "Error: ", and `reason` says in a word of what kind."""
@@ -142,14 +146,14 @@ class Worker:
         if reply is None:
             raise RuntimeError("the host is gone")
         if "error" in reply:
-            raise ToolError(reply["error"], reply.get("reason", "error"))
+            raise ToolError(reply["error"], reply.get("reason"))
         return codec.decode(reply["value"])
 
     def query(self, name: str, prompt: Any, model: str | None) -> Any:
         try:
             return self.call(name, [plain(prompt)], {} if model is None else {"model": model})
         except ToolError as error:
-            return failure(*error.args)
+            return failure(str(error), error.reason)
 
     def query_batched(self, name: str, prompts: Iterable[Any], model: str | None) -> list[Any]:
         if isinstance(prompts, str):
@@ -158,7 +162,7 @@ class Worker:
         try:
             items = self.call(name, [asked], {} if model is None else {"model": model}) if asked else []
         except ToolError as error:
-            return [failure(*error.args) for _ in asked]
+            return [failure(str(error), error.reason) for _ in asked]
         return [item["value"] if "value" in item else failure(item["error"], item.get("reason")) for item in items]
 
     def llm_query(self, prompt: Any, model: str | None = None) -> Any:
@@ -238,8 +242,9 @@ class Worker:
         answer = None
         try:
             try:
-                self.cell, self.masked.depth = id, 0
-                self.masked.strike()  # what came since the host sent this cell
+                self.masked.depth = 0
+                self.masked.strike()  # what came too late for the cell before must not stop this one
+                self.cell = id
                 compiled = compile(code, filename, "exec", AWAIT, dont_inherit=True)
                 if compiled.co_flags & COROUTINE:
                     self.run_async(eval(compiled, self.names))

@@ -220,10 +220,16 @@ def test_a_completion_that_does_not_persist_ends_its_worker_itself() -> None:
 
 
 def test_the_with_statement_closes_also_after_an_exception() -> None:
-    with pytest.raises(KeyError), RLM(create_mock_lm([PID]), persistent=True) as rlm:
-        pid = int(rlm.completion("a", "Who are you?").response)
-        raise KeyError
-    assert not alive(pid)
+    pids = []
+
+    def fail() -> None:
+        with RLM(create_mock_lm([PID]), persistent=True) as rlm:
+            pids.append(int(rlm.completion("a", "Who are you?").response))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert not alive(pids[0])
 
 
 def test_after_close_nothing_can_be_asked() -> None:

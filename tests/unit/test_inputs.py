@@ -67,14 +67,14 @@ def test_a_folder_maps_paths_to_texts_in_the_order_of_names(tmp_path: Path) -> N
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(gzip.compress(b"packed") if path.suffix == ".gz" else name.encode())
-    os.symlink(tmp_path / "nowhere", tmp_path / "broken")
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
     files = inputs.read(tmp_path)
     assert files == {"a.txt": "a.txt", "c.txt.gz": "packed", "b/1.txt": "b/1.txt", "b/2.txt": "b/2.txt"}
     assert list(files) == ["a.txt", "c.txt.gz", "b/1.txt", "b/2.txt"]
 
 
 def test_a_missing_path_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ContextError, match="nothing.txt does not exist"):
+    with pytest.raises(ContextError, match=r"nothing\.txt does not exist"):
         inputs.read(tmp_path / "nothing.txt")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -78,6 +77,8 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] = os.enviro
 
 
 def _read(path: Path) -> dict[str, Any]:
+    import tomllib  # few have such a file
+
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -65,6 +65,15 @@ class Model(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsClose(Protocol):
+    """A model that holds connections."""
+
+    async def aclose(self) -> None:
+        """Give them back. The model stays usable: it opens new ones when it is asked again."""
+        ...
+
+
 class Transport(Protocol):
     """Standard input and output of a worker, wherever it runs."""
 

@@ -25,7 +25,7 @@ from rlm.errors import ConfigurationError, SessionClosedError, SessionError
 from rlm.listeners import Listening
 from rlm.models import get_model
 from rlm.portal import aiterate, blocking, hopping, iterate
-from rlm.ports import Model
+from rlm.ports import Model, SupportsClose
 from rlm.session import Session
 from rlm.tools import parse_tools
 from rlm.types import Event, Limits, Listener, RLMChatCompletion, Tool
@@ -79,9 +79,14 @@ class RLM:
         )
         if output_limit < 100:
             raise ConfigurationError(f"output_limit={output_limit!r}: give at least 100 characters")
+        named: dict[str, Model] = {}  # the same name is the same model, with one set of connections
+        models = [
+            named.setdefault(one, named.get(one) or get_model(one)) if isinstance(one, str) else get_model(one)
+            for one in (given.model, *given.sub_models)
+        ]
         self._setup = Setup(
-            model=get_model(given.model),
-            sub_models=[get_model(one) for one in given.sub_models],
+            model=models[0],
+            sub_models=models[1:],
             limits=given.limits,
             open_namespace=self._open_namespace,
             tools=parse_tools(given.tools),
@@ -99,6 +104,7 @@ class RLM:
         self._environment = environment
         self._environment_kwargs = dict(environment_kwargs or {})
         self._check_environment()
+        self._models = [model for model in named.values() if isinstance(model, SupportsClose)]  # others are the user's
         self._listening = Listening([*given.listeners, *([lambda: listener] if listener else [])])
         weakref.finalize(self, self._listening.close)
         self._sessions: dict[str, Session] = {}
@@ -226,6 +232,8 @@ class RLM:
             sessions = [*self._sessions.values(), *self._passing]
         await asyncio.gather(*(session.aclose() for session in sessions))
         self._listening.close()
+        for model in self._models:
+            await model.aclose()
 
     close, aclose = blocking(_close), hopping(_close)
 

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 
 from rlm.errors import ModelError
-from rlm.types import Message, Messages
+from rlm.types import Messages
 
 SUBMIT = 'answer["content"] = {}\nanswer["ready"] = True'
 
@@ -103,14 +103,14 @@ def instant(messages: Messages) -> str:
 
 async def show(messages: Messages) -> str:
     """A turn with some of everything, slow enough to be watched. Children are the same script, with a text as task."""
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(0.25)
     if messages[0]["role"] == "user":
         return "fine"
     if not any("Which service" in message["content"] for message in messages):
         return step(
             messages,
             [
-                cell("import time\nlines = context.splitlines()\ntime.sleep(1)"),
+                cell("import time\nlines = context.splitlines()\ntime.sleep(0.5)"),
                 cell(SUBMIT.format('"nothing unusual"')),
             ],
         )
@@ -140,7 +140,7 @@ async def show(messages: Messages) -> str:
 
 def chat(messages: Messages) -> str:
     """One turn of a conversation about numbers, decided by the question."""
-    question = messages[1]["content"]
+    question = messages[1]["content"].rpartition("Task: ")[2]
     if "remember" in question:
         return cell("numbers = [1, 2, 3]\nprint(numbers)\n" + SUBMIT.format('"kept"'))
     if "endless" in question:
@@ -148,7 +148,3 @@ def chat(messages: Messages) -> str:
     if "fail" in question:
         return refused(messages)
     return cell(SUBMIT.format('f"the sum is {sum(numbers)}"'))
-
-
-def message(role: str, content: str) -> Message:
-    return Message(role=role, content=content)  # type: ignore[typeddict-item]

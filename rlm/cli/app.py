@@ -51,9 +51,9 @@ for command in (ask, chat, demo):
 
 def run(arguments: Sequence[str]) -> int:
     """Parse, run, and return the exit code."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream, errors in ((sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace"), (sys.stdin, "replace")):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows what it can
+            stream.reconfigure(errors=errors)  # a terminal without UTF-8 shows what it can
     try:
         code = typer.main.get_command(app).main(list(arguments), prog_name="rlm", standalone_mode=False)
     except Exception as error:

@@ -64,7 +64,7 @@ def _question(rlm: RLM, output: Output, question: str, given: list[str]) -> Call
 def turn(output: Output, watch: Watch, ask: Callable[[], RLMChatCompletion]) -> int:
     """Run a turn, show how it goes, and print its answer. Raises what the turn raises, after printing what there is."""
     try:
-        with watch.turn():
+        with watch.watching():
             completion = ask()
     except (TurnError, ModelError) as error:
         partial = getattr(error, "partial_answer", None)

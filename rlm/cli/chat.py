@@ -11,14 +11,14 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument
 
 import rlm as package
-from rlm.cli import exits, paths
+from rlm.cli import paths
 from rlm.cli.ask import turn
-from rlm.cli.exits import ANSWERED, UsageError, tell
+from rlm.cli.exits import ANSWERED, CANCELLED, UsageError, code_of, is_terminated, tell
 from rlm.cli.settings import Settings, with_settings
 from rlm.cli.terminal import Output
 from rlm.cli.tree import counted, dollars
@@ -93,14 +93,18 @@ class Chat:
                 f"rlm {package.__version__} · isolation: {self._session.isolation} · /help lists commands"
             )
         if given:
-            self._added(self._session.add_context(paths.read(given)))
+            self._bring_in(paths.read(given))
         while True:
-            self._remember_names()
-            entry = self._lines.read()
-            if entry is None or entry.split()[:1] == ["/quit"]:
-                return ANSWERED if self._lines.typed else self.failed
-            if entry.strip():
-                self._take(entry)
+            try:
+                self._remember_names()
+                entry = self._lines.read()
+                if entry is None or entry.split()[:1] == ["/quit"]:
+                    return ANSWERED if self._lines.typed else self.failed
+                if entry.strip():
+                    self._take(entry)
+            except KeyboardInterrupt as interrupt:  # once more than needed, while a turn was being cancelled
+                if not self._lines.typed or is_terminated(interrupt):
+                    raise
 
     def _take(self, entry: str) -> None:
         """One entry. What goes wrong in it is said, and the chat goes on."""
@@ -109,21 +113,23 @@ class Chat:
                 self._command(entry)
             else:
                 turn(self._output, self._watch, lambda: self._session.ask(entry.strip()))
-        except exits.Terminated:
-            raise
         except (RLMError, OSError, KeyboardInterrupt) as error:
-            if isinstance(error, BrokenPipeError):
+            if isinstance(error, BrokenPipeError) or is_terminated(error):
                 raise
+            if code_of(error) == CANCELLED and not self._lines.typed:
+                raise  # nobody is there to go on with
             code = tell(error, self._debug)
             self.failed = self.failed or code
+        if self._lines.typed:
+            self._output.notes.print()
 
     def _command(self, entry: str) -> None:
         name, rest = [*re.split(r"\s+", entry, maxsplit=1), ""][:2]
         command = self._commands.get(name)
         if command is None:
             near = difflib.get_close_matches(name, [*self._commands, "/quit"], 1)
-            meant = f"did you mean {near[0]}?" if near else "/help lists them"
-            raise UsageError(f"{name} is no command: {meant} A question that begins with / needs a space before it")
+            meant = f"did you mean {near[0]}?" if near else "/help lists them."
+            raise UsageError(f"{name} is no command; {meant} A question that begins with / needs a space before it.")
         command(rest.strip("\n") if name == "/run" else rest.strip())
 
     # -- commands --------------------------------------------------------------------------------------------------
@@ -136,14 +142,16 @@ class Chat:
             raise UsageError("- cannot be read in a chat, which takes its lines from there; name a file")
         value = paths.read([path])
         try:
-            self._added(self._session.add_context(value, name))
+            self._bring_in(value, name)
         except ValueError as error:
             if isinstance(error, RLMError):
                 raise
             raise UsageError(str(error)) from None
 
-    def _added(self, index: int) -> None:
-        self._output.note(f"added context_{index}")
+    def _bring_in(self, value: Any, name: str | None = None) -> None:
+        index = self._session.add_context(value, name)
+        also = f" ({name})" if name else ""
+        self._output.note(f"context_{index}{also}: {paths.described(value)}")
 
     def _vars(self, rest: str) -> None:
         for name, kind in sorted(self._session.variables().items()):
@@ -153,7 +161,9 @@ class Chat:
         code = rest if rest.strip() else self._block()
         if not code.strip():
             raise UsageError(f"/run needs code: /run CODE, or /run and then lines up to {END}")
-        self._show(self._session.run(code))
+        with self._watch.watching(own_cell=True):
+            result = self._session.run(code)
+        self._show(result)
 
     def _block(self) -> str:
         lines: list[str] = []
@@ -166,7 +176,7 @@ class Chat:
         cells = [event for event in self._session.log if isinstance(event, Ran) and event.at.startswith(f"{turn}/c")]
         cells = [cell for cell in cells if cell.at.count("/") == 1]
         if not cells:
-            raise UsageError("no cell has run yet: ask something first")
+            self._output.text("the last turn ran no cell" if self._session.turns else "no turn yet: ask something")
         for number, cell in enumerate(cells, start=1):
             asked = sum(isinstance(event, Called) and _parent(event.at) == cell.at for event in self._session.log)
             calls = f", {counted(asked, 'call')}" if asked else ""

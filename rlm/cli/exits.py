@@ -41,11 +41,16 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM: the turn is cancelled as by Ctrl-C, so that nothing is left behind."""
 
 
+def is_terminated(error: BaseException | None) -> bool:
+    """Whether SIGTERM is behind it, also where a turn says in its own words that it was cancelled."""
+    return error is not None and (isinstance(error, Terminated) or is_terminated(error.__context__))
+
+
 def code_of(error: BaseException) -> int:
     """The exit code that stands for an exception."""
+    if is_terminated(error):
+        return TERMINATED
     match error:
-        case Terminated():
-            return TERMINATED
         case KeyboardInterrupt() | CancellationError():
             return CANCELLED
         case BrokenPipeError():

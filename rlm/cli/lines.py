@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import run_in_terminal
+from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
@@ -53,42 +56,50 @@ class Typed:
 
     def __init__(self, output: Output, commands: Mapping[str, str], history: Path) -> None:
         self.names: Mapping[str, str] = {}
-        self._output = output
+        self._warned = False
         self._session: PromptSession[str] = PromptSession(
             history=_history(history, output),
             completer=_Completer(commands, self),
             complete_while_typing=False,
-            key_bindings=_keys(),
+            key_bindings=self._keys(),
             output=create_output(always_prefer_tty=True),
         )
+        self._session.default_buffer.on_text_changed += self._typed
 
     def read(self, more: bool = False) -> str | None:
         """Ctrl-C drops what was typed; with nothing typed, the second time in a row ends the input, as Ctrl-D does."""
+        self._warned = False
+        # Here Ctrl-C is a key. A signal could only strike while the terminal is being switched, and break that.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            try:
-                return self._session.prompt(MORE if more else PROMPT)
-            except KeyboardInterrupt:
-                self._output.notes.print("Ctrl-C again, or Ctrl-D, leaves", style="dim")
-                return self._session.prompt(MORE if more else PROMPT)
-        except (KeyboardInterrupt, EOFError):
+            return self._session.prompt(MORE if more else PROMPT)
+        except EOFError:
             return None
+        finally:
+            signal.signal(signal.SIGINT, before)
 
+    def _typed(self, buffer: Buffer) -> None:
+        self._warned = False
 
-def _keys() -> KeyBindings:
-    keys = KeyBindings()
+    def _keys(self) -> KeyBindings:
+        keys = KeyBindings()
 
-    @keys.add("c-c")
-    def drop(event: KeyPressEvent) -> None:
-        if event.current_buffer.text:
-            event.current_buffer.reset()
-        else:
-            event.app.exit(exception=KeyboardInterrupt)
+        @keys.add("c-c")
+        @keys.add("<sigint>")
+        def drop(event: KeyPressEvent) -> None:
+            if event.current_buffer.text:
+                event.current_buffer.reset()
+            elif self._warned:
+                event.app.exit(exception=EOFError())
+            else:
+                self._warned = True
+                run_in_terminal(lambda: print("Ctrl-C again, or Ctrl-D, leaves", file=sys.stderr))
 
-    @keys.add("escape", "enter")
-    def new_line(event: KeyPressEvent) -> None:
-        event.current_buffer.insert_text("\n")
+        @keys.add("escape", "enter")
+        def new_line(event: KeyPressEvent) -> None:
+            event.current_buffer.insert_text("\n")
 
-    return keys
+        return keys
 
 
 def _history(path: Path, output: Output) -> History:

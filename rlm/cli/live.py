@@ -57,6 +57,7 @@ class LiveView:
     ) -> None:
         live, self._over = self._live, True
         if live is not None:
+            live.transient = not tree.finished(self._progress, self._console.width)
             live.stop()  # draws once more
         with self._lock:
             self._live = None

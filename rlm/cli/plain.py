@@ -34,7 +34,7 @@ class PlainView:
             return
         if isinstance(event, Ran):
             self._close(event)
-        if not self._is_one_of_many(event):
+        if not self._is_one_of_many(event) and not isinstance(event, (Stopped, Failed)):  # the command says those
             self._say(event)
         if isinstance(event, Running):
             self._cells[event.at] = _Calls(self._clock())
@@ -66,8 +66,7 @@ class PlainView:
         if said is None:
             return
         for line in said.splitlines():
-            short = line if isinstance(event, (Stopped, Failed)) or len(line) <= WIDTH else line[: WIDTH - 1] + "…"
-            print(short, file=self._stream, flush=True)
+            print(line if len(line) <= WIDTH else line[: WIDTH - 1] + "…", file=self._stream, flush=True)
 
     def _write(self, at: str, text: str) -> None:
         print("  " * at.count("/") + text, file=self._stream, flush=True)

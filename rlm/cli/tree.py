@@ -20,7 +20,7 @@ SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 BAR = 20
 CODE_LINES, OUTPUT_LINES, ERROR_LINES = 5, 3, 2
 CHILDREN = 4
-CODE_BESIDE = 40  # columns of code where its outcome stands on the same line
+CODE_BESIDE = 40, 28  # columns of code where its outcome, or its calls, stand on the same line
 
 # How many of the last iterations are shown, and how many of the last cells in full: the first that fits the height.
 DETAILS = ((8, 3), (8, 2), (8, 1), (5, 1), (3, 1), (1, 1), (1, 0))
@@ -53,9 +53,12 @@ def running(progress: Progress, width: int, height: int) -> list[Text]:
 
 
 def finished(progress: Progress, width: int) -> list[Text]:
-    """What stays on the screen of a turn: a line for each of the last iterations, and the totals."""
+    """What stays on the screen of a turn: a line for each of the last iterations, and the totals.
+
+    Nothing stays of a user's own cell, whose output is shown anyway.
+    """
     root = progress.root
-    if root is None:
+    if root is None or not root.model:
         return []
     lines = _flatten(_turn(progress, root, DETAILS[0][0], 0), width) if root.iterations else []
     return [*lines, _fit("", _ending(root).append(_totals(progress, root), "dim"), "", width)]
@@ -153,7 +156,7 @@ def _told(cell: Cell) -> Text:
     asked = [_many(name, calls) for name, calls in cell.calls.items()] if cell.ended is not None else []
     line = Text(head)
     if outcome.strip() or asked:
-        line.truncate(CODE_BESIDE, overflow="ellipsis")
+        line.truncate(CODE_BESIDE[bool(asked)], overflow="ellipsis")
     if asked:
         line.append(f" · {', '.join(asked)}", "magenta")
     if outcome.strip():

@@ -1,7 +1,7 @@
 """Who is told of events: a view for people on standard error, and with --events the stream itself on standard output.
 
 `Watch.tell` is the listener of an RLM and is called in a thread of its own; a turn that is watched is over only once
-everything that happened in it has been shown.
+everything that happened in it has been shown. Views are told only of what is watched, the stream of everything.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Protocol, Self, TextIO
 
 from rlm.cli.terminal import Output
 from rlm.errors import ModelError, TurnError
-from rlm.types import Answered, Event, Failed, Stopped
+from rlm.types import Answered, Event, Failed, Ran, Stopped
 
 GRACE = 0.5  # seconds to wait for the end of a turn that may never have begun
 
@@ -54,6 +54,7 @@ class Watch:
         self.gone = False
         self._view = view
         self._stream = stream
+        self._watching = False
         self._ended = threading.Event()
 
     def tell(self, event: Event) -> None:
@@ -62,25 +63,30 @@ class Watch:
         try:
             if self._stream is not None:
                 print(json.dumps(event.to_dict()), file=self._stream, flush=True)
-            self._view.tell(event)
+            if self._watching:
+                self._view.tell(event)
         except BrokenPipeError:
             self.gone = True
             self._ended.set()
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             return
-        if isinstance(event, (Answered, Stopped, Failed)) and "/" not in event.at:
+        if _is_end(event):
             self._ended.set()
 
     @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
-        """Watch one turn; leaves when its last event has been shown. Raises `BrokenPipeError` where nobody reads on."""
+    def watching(self, own_cell: bool = False) -> Iterator[None]:
+        """Watch one turn, or one cell of the user's own; leaves when its last event has been shown.
+
+        Raises `BrokenPipeError` where nobody reads on.
+        """
         self._ended.clear()
         with self._view:
+            self._watching = True
             try:
                 yield
                 self._ended.wait()
-            except (TurnError, ModelError):  # a turn that began, so its end is on its way
-                self._ended.wait()
+            except (TurnError, ModelError):  # a turn that began, so its end is on its way; a cell may have none
+                self._ended.wait(GRACE if own_cell else None)
                 self._check()
                 raise
             except KeyboardInterrupt:
@@ -89,11 +95,18 @@ class Watch:
             except Exception:
                 self._ended.wait(GRACE)
                 raise
+            finally:
+                self._watching = False
         self._check()
 
     def _check(self) -> None:
         if self.gone:
             raise BrokenPipeError
+
+
+def _is_end(event: Event) -> bool:
+    own_cell = isinstance(event, Ran) and event.at.startswith("u") and event.at.count("/") == 1
+    return own_cell or (isinstance(event, (Answered, Stopped, Failed)) and "/" not in event.at)
 
 
 def view_of(output: Output) -> View:

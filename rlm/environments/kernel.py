@@ -24,7 +24,7 @@ from rlm.types import CallRecord, CellError, Draft, RemoteValue, REPLResult, Too
 START_SECONDS = 30.0  # a worker that has not said a word by then has failed to start
 GRACE_SECONDS = 2.0  # between a timed-out cell's interrupt and its end by force
 CANCEL_GRACE_SECONDS = 0.5  # the same for a cancelled one: whoever cancels waits for it
-MAX_CALLS = 20_000  # calls of one cell in flight; no program of a model's needs more threads than that
+MAX_CALLS = 5_000  # calls of one cell in flight; no program of a model's needs more threads than that
 MAX_OUTPUT = 2_000_000  # characters of output in one cell: a worker that is one sends far fewer (see capture)
 MAX_CHANGES = 1_000  # reports of names that are kept as they came
 
@@ -381,11 +381,9 @@ class Kernel:
             self._ready.set_result(frame)
             return
         cell = self._cell
-        if cell is None or frame["cell" if kind == "call" else "id"] != cell.number:
+        if cell is None or cell.ended or frame["cell" if kind == "call" else "id"] != cell.number:
             raise ProtocolError(f"a {kind!r} of a cell that is not running")
         if kind == "done":
-            if cell.ended:
-                raise ProtocolError(f"cell {cell.number} is done twice")
             _check_done(frame)
             cell.ended = True
             self._changed(frame["names"], frame["gone"])

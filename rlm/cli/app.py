@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -51,9 +53,7 @@ for command in (ask, chat, demo):
 
 def run(arguments: Sequence[str]) -> int:
     """Parse, run, and return the exit code."""
-    for stream, errors in ((sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace"), (sys.stdin, "replace")):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=errors)  # a terminal without UTF-8 shows what it can
+    _prepare_streams()
     try:
         code = typer.main.get_command(app).main(list(arguments), prog_name="rlm", standalone_mode=False)
     except Exception as error:
@@ -70,3 +70,13 @@ def _wrong_usage(error: Exception, message: str) -> int:
     if message:
         say(f"{message} See {command} --help" if message[-1] in ".?)" else f"{message}. See {command} --help")
     return getattr(error, "exit_code", USAGE) or FAILED
+
+
+def _prepare_streams() -> None:
+    """Streams that a caller closed are empty ones, and no character is a reason to fail."""
+    sys.stdin = sys.stdin or Path(os.devnull).open()  # noqa: SIM115 - open for as long as the process lives
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)

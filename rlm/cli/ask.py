@@ -89,7 +89,7 @@ def _is_piped_in() -> bool:
     """Whether somebody seems to have given us an input: a file or a pipe, not a terminal and not /dev/null."""
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
-    except (OSError, ValueError, AttributeError):  # no standard input at all
+    except (OSError, ValueError):  # no real file behind it
         return False
     return stat.S_ISREG(mode) or stat.S_ISFIFO(mode)
 

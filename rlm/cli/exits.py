@@ -115,6 +115,8 @@ def guarded(body: Callable[..., int]) -> Callable[..., int]:
                 code = body(*args, **kwargs)
                 sys.stdout.flush()
                 return code
+        except SystemExit:  # Rich's way to end where nobody reads on; nothing of ours exits by itself
+            return GONE
         except BrokenPipeError:
             # What is still buffered would fail again, and be complained about, when the interpreter ends.
             for stream in (sys.stdout, sys.stderr):

@@ -93,7 +93,7 @@ def silent_keys() -> Iterator[None]:
 
 def _has_keyboard() -> bool:
     """Whether this process may set the terminal it reads from: in the background, asking would stop it."""
-    if sys.platform == "win32" or sys.stdin is None or not sys.stdin.isatty():
+    if sys.platform == "win32" or not sys.stdin.isatty():
         return False
     try:
         return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()

@@ -131,6 +131,12 @@ def test_a_question_may_stand_alone_and_what_is_piped_in_is_not_passed_over_in_s
     assert "standard input is not read" in done.stderr
 
 
+def test_closed_streams_are_empty_ones(rlm: Shell) -> None:
+    closed = ["sh", "-c", 'exec "$@" <&- 2>&-', "sh", *RLM, "ask", "How long is it?", "-", *model("count")]
+    done = subprocess.run(closed, stdout=subprocess.PIPE, text=True, cwd=TESTS, env=rlm.env, timeout=40)
+    assert (done.returncode, done.stdout) == (0, "str of 0\n")
+
+
 # -- ask: which model --------------------------------------------------------------------------------------------------
 
 
@@ -237,16 +243,33 @@ def wait_for_line(lines: Iterator[str] | Any, part: str) -> None:
     raise AssertionError(f"no line with {part!r}")
 
 
-@pytest.mark.parametrize("arguments", [["--events"], []], ids=["events", "answer"])
-def test_a_reader_that_goes_away_ends_it_quietly(rlm: Shell, arguments: list[str]) -> None:
-    with rlm.start("ask", "Hello?", *model("endless" if arguments else "say"), "-q", *arguments) as process:
+def test_a_reader_of_events_that_goes_away_ends_the_turn(rlm: Shell) -> None:
+    with rlm.start("ask", "Hello?", *model("endless"), "-q", "--events") as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        if arguments:
-            process.stdout.readline()
+        process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 141
+
+
+@pytest.mark.parametrize(
+    ("arguments", "entries"),
+    [
+        (["ask", "Hello?", *model("say"), "-q"], ""),
+        (["chat", *model("say"), "-q"], "Hello?"),
+        (["chat", *model("say")], "/help"),
+    ],
+    ids=["ask", "chat", "a command of a chat"],
+)
+def test_where_nobody_reads_nothing_is_complained_about(rlm: Shell, arguments: list[str], entries: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*RLM, *arguments], input=entries, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=TESTS, env=rlm.env
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 # -- ask: what is printed ----------------------------------------------------------------------------------------------

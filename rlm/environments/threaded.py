@@ -38,7 +38,7 @@ class SupportsTools(Protocol):
 
 def require_tools(kind: type, tools: Sequence[Tool]) -> None:
     """Raise `ConfigurationError` if cells of environments of this class cannot have host functions, and should."""
-    functions = [tool.name for tool in tools if tool.is_function]
+    functions = list(dict.fromkeys(tool.name for tool in tools if tool.is_function))
     if functions and not callable(getattr(kind, "add_tool", None)):
         raise ConfigurationError(
             f"tools={functions}: {kind.__name__} has no add_tool(name, doc), so its cells cannot call host functions; "

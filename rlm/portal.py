@@ -15,8 +15,9 @@ import contextvars
 import functools
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from rlm.errors import RLMError
 
@@ -209,6 +210,34 @@ def hopping(
         return await portal().hop(method(self, *args, **kwargs))
 
     return call
+
+
+class Closing(ABC):
+    """What is closed, blocking or awaited, by itself or by a with-statement. Subclasses say how in `_close`."""
+
+    @abstractmethod
+    async def _close(self) -> None:
+        """Runs on the portal's loop; twice is fine."""
+
+    def close(self) -> None:
+        """Free everything, and wait for it. Twice is fine."""
+        portal().run(self._close())
+
+    async def aclose(self) -> None:
+        """The async form of `close`."""
+        await portal().hop(self._close())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
 
 def iterate(items: AsyncGenerator[T, None]) -> Generator[T, None, None]:

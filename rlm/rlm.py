@@ -11,8 +11,7 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping, Sequence
 from contextlib import aclosing
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from rlm import compat, inputs
 from rlm.engine.budget import Ledger
@@ -24,7 +23,7 @@ from rlm.environments.threaded import Threaded, require_tools
 from rlm.errors import ConfigurationError, SessionClosedError, SessionError
 from rlm.listeners import Listening
 from rlm.models import get_model
-from rlm.portal import aiterate, blocking, hopping, iterate
+from rlm.portal import Closing, aiterate, blocking, hopping, iterate
 from rlm.ports import Model, SupportsClose
 from rlm.session import Session
 from rlm.tools import parse_tools
@@ -41,7 +40,7 @@ TAKEN = {
 }
 
 
-class RLM:
+class RLM(Closing):
     """A Recursive Language Model.
 
     model: `provider:model`, or a Model. sub_model: what `llm_query` and `rlm_query` ask, the same model by default; of
@@ -235,24 +234,6 @@ class RLM:
         for model in self._models:
             await model.aclose()
 
-    close, aclose = blocking(_close), hopping(_close)
-
     def _check_open(self) -> None:
         if self._closed:
             raise SessionClosedError("this RLM was closed")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()

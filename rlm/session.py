@@ -13,8 +13,7 @@ import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlm import inputs
 from rlm.engine import loop, prompts
@@ -32,7 +31,7 @@ from rlm.errors import (
     TurnError,
 )
 from rlm.listeners import Listening
-from rlm.portal import aiterate, blocking, hopping, in_thread, iterate, portal
+from rlm.portal import Closing, aiterate, blocking, hopping, in_thread, iterate, portal
 from rlm.tools import check_name
 from rlm.types import (
     Answered,
@@ -82,7 +81,7 @@ class _Turn:
         return f"t{self.number}"
 
 
-class Session:
+class Session(Closing):
     """A conversation with one namespace. Made by `RLM.session`; not started before it is used.
 
     name: its name. log: its events so far. limits, where given, hold for the session's whole life, beside those of each
@@ -531,8 +530,6 @@ class Session:
         if self._finalizer is not None:
             self._finalizer.detach()
 
-    close, aclose = blocking(_close), hopping(_close)
-
     @property
     def closed(self) -> bool:
         return self._closed
@@ -540,22 +537,6 @@ class Session:
     def _check_open(self) -> None:
         if self._closed:
             raise SessionClosedError(f"session {self.name!r} was closed")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
 
 def _of_a_life(limits: Limits) -> Limits:

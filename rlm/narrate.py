@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import sys
+from types import TracebackType
+from typing import Protocol, Self
 
 from rlm.types import (
     Answered,
@@ -35,6 +37,18 @@ _UNSEEN = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160), 0x61C, 0x2
 _REORDERING = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])  # what is read would not be what runs
 _SURROGATES = dict.fromkeys(range(0xD800, 0xE000), "\N{REPLACEMENT CHARACTER}")  # they have no UTF-8
 _PRINTED: dict[int, str | None] = {**_UNSEEN, **_REORDERING, **_SURROGATES, ord("\r"): "\n"}
+
+
+class View(Protocol):
+    """Shows turns one after the other: entered for each, and told of its events, in another thread."""
+
+    def tell(self, event: Event) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 def printable(text: str) -> str:

@@ -13,25 +13,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Protocol, Self, TextIO
+from typing import Self, TextIO
 
 from rlm.cli.terminal import Output
-from rlm.errors import ModelError, TurnError
-from rlm.types import Answered, Event, Failed, Ran, Stopped
+from rlm.narrate import View
+from rlm.types import Answered, Asked, Event, Failed, Ran, Stopped
 
-GRACE = 0.5  # seconds to wait for the end of a turn that may never have begun
-
-
-class View(Protocol):
-    """Shows turns, each between entering and leaving; `tell` is called in another thread."""
-
-    def tell(self, event: Event) -> None: ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+GRACE, PATIENCE = 0.5, 5.0  # seconds to wait for the end of a failed turn that may never have begun, or has
 
 
 class Silence:
@@ -54,12 +42,13 @@ class Watch:
         self.gone = False
         self._view = view
         self._stream = stream
-        self._watching = False
+        self._watching = self._begun = False
         self._ended = threading.Event()
 
     def tell(self, event: Event) -> None:
         if self.gone:
             return
+        self._begun = self._begun or isinstance(event, Asked)
         try:
             if self._stream is not None:
                 print(json.dumps(event.to_dict()), file=self._stream, flush=True)
@@ -67,33 +56,31 @@ class Watch:
                 self._view.tell(event)
         except BrokenPipeError:
             self.gone = True
-            self._ended.set()
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-            return
-        if _is_end(event):
-            self._ended.set()
+        finally:
+            if self.gone or _is_end(event):
+                self._ended.set()
 
     @contextlib.contextmanager
-    def watching(self, own_cell: bool = False) -> Iterator[None]:
+    def watching(self) -> Iterator[None]:
         """Watch one turn, or one cell of the user's own; leaves when its last event has been shown.
 
         Raises `BrokenPipeError` where nobody reads on.
         """
         self._ended.clear()
+        self._begun = False
         with self._view:
             self._watching = True
             try:
                 yield
                 self._ended.wait()
-            except (TurnError, ModelError):  # a turn that began, so its end is on its way; a cell may have none
-                self._ended.wait(GRACE if own_cell else None)
-                self._check()
-                raise
             except KeyboardInterrupt:
                 self._check()
                 raise
             except Exception:
-                self._ended.wait(GRACE)
+                if not self._ended.wait(GRACE) and self._begun:
+                    self._ended.wait(PATIENCE)
+                self._check()
                 raise
             finally:
                 self._watching = False

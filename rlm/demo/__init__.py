@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rlm.demo.conversation import Report
-    from rlm.demo.show import View
+    from rlm.narrate import View
     from rlm.ports import Model
 
 __all__ = ["run"]

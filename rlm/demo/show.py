@@ -10,8 +10,7 @@ import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -19,25 +18,13 @@ from rich.text import Text
 from rlm.demo.conversation import SUB_CALLS, Report, TurnReport
 from rlm.demo.corpora import Corpus
 from rlm.demo.questions import CONVERSATION, Question
-from rlm.narrate import printable
+from rlm.narrate import View, printable
 from rlm.types import Called, Event, Listener, Ran, Replied, Running
 
 CODE_LINES, OUTPUT_LINES = 25, 6
 PARAGRAPH = 230  # characters of a model's thought, and of a text in an answer
 CHARACTERS_PER_TOKEN = 4
 PAUSE = 2.0  # seconds between lines about the calls of one cell
-
-
-class View(Protocol):
-    """Shows turns one after the other, as the command line's live tree does: entered for each, told of its events."""
-
-    def tell(self, event: Event) -> None: ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
 
 class Show:

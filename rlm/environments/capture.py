@@ -44,14 +44,17 @@ class Output:
             self.ready.register(fd, select.POLLIN)
         self.captured = {"stdout": Captured(), "stderr": Captured()}
         self.drained = self.reported = 0.0
+        self.unsaid: dict[int, str] = {}
         self.flush_c: Callable[[None], Any] | None = None
 
     def streams(self) -> tuple[Stream, Stream]:
         return Stream("stdout", 1, self), Stream("stderr", 2, self)
 
     def print(self, stream: str, text: str, fd: int) -> None:
-        if self.forked:  # a child made by fork() prints as every other child does
-            os.write(fd, text.encode("utf-8", "backslashreplace"))
+        if self.forked:  # a child made by fork() prints as every other child does, a line at a time
+            self.unsaid[fd] = self.unsaid.get(fd, "") + text
+            if "\n" in text:
+                self.flush()
             return
         now = time.monotonic()
         with self.lock:
@@ -70,7 +73,10 @@ class Output:
                 self.captured[stream].add(decode(os.read(fd, PIPE)))
 
     def flush(self) -> None:
-        if not self.forked and not self.lock._is_owned():  # type: ignore[attr-defined]  # else a __del__ prints within ours
+        if self.forked:
+            for fd in list(self.unsaid):
+                os.write(fd, self.unsaid.pop(fd).encode("utf-8", "backslashreplace"))
+        elif not self.lock._is_owned():  # type: ignore[attr-defined]  # else a __del__ prints within ours
             self.report(self.take)
 
     def take(self) -> list[tuple[str, str]]:
@@ -92,7 +98,7 @@ class Output:
         return {name: captured.finish() for name, captured in done.items() if captured.waiting or captured.tail}
 
     def after_fork(self) -> None:
-        self.forked, self.lock = True, threading.RLock()
+        self.forked, self.lock, self.unsaid = True, threading.RLock(), {}
 
 
 class Captured:

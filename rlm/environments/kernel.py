@@ -28,6 +28,7 @@ MAX_CALLS = 5_000  # calls of one cell in flight; no program of a model's needs 
 MAX_OUTPUT = 2_000_000  # characters of output in one cell: a worker that is one sends far fewer (see capture)
 MAX_CHANGES = 1_000  # reports of names that are kept as they came
 
+DIED = "the worker died"
 INTERRUPTED = "the cell was interrupted"
 
 Printed = Callable[[str, str], None]
@@ -344,12 +345,15 @@ class Kernel:
         except ProtocolError as error:
             self.dead = f"the worker was stopped, because it broke the protocol: {error}"
             return False
+        if not data:
+            self.dead = DIED
         return bool(data)
 
     async def _end(self) -> None:
         """The worker is gone, or must go: once it has, tell everybody who waits."""
         await self.transport.close()
-        self.dead = self.dead or f"the worker died{self._how_it_ended()}"
+        if self.dead is None or self.dead == DIED:
+            self.dead = DIED + self._how_it_ended()
         self._fail(self.dead)
 
     def _how_it_ended(self) -> str:

@@ -27,14 +27,17 @@ class Names:
         self.namespace, self.hidden = namespace, hidden
         self.known: dict[str, str] = {}
 
-    def all(self) -> dict[str, str]:
-        """What a look at every name gives; from here on changes are told from there."""
-        self.known = {
+    def look(self) -> dict[str, str]:
+        return {
             name: type(value).__name__
             for name, value in list(self.namespace.items())
             if type(name) is str
             if name not in self.hidden and not name.startswith("__")
         }
+
+    def all(self) -> dict[str, str]:
+        """What a look at every name gives; from here on changes are told from there."""
+        self.known = self.look()
         return self.known
 
     def changes(self, compiled: types.CodeType | None, seconds: float) -> Change:

@@ -114,9 +114,11 @@ class Namespace:
         if kernel is not None and kernel.dead is None:
             return kernel
         if kernel is not None:
-            self._notes.append(f"The REPL was restarted: {kernel.dead}. {self._losses(kernel)}")
             self._kernel = None
-            await kernel.close()
+            try:
+                await kernel.close()
+            finally:
+                self._notes.append(f"The REPL was restarted: {kernel.dead}. {self._losses(kernel)}")
         return await self._start_worker()
 
     async def _start_worker(self) -> Kernel:

@@ -24,40 +24,23 @@ import types
 from base64 import b64decode
 
 import codec  # these stand beside this file, wherever it runs
+from calls import QUERIES, Calls
 from capture import Output, describe, printable
 from channel import Channel
 from names import Names
 
 TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
 
     from capture import Take
 
 AWAIT, COROUTINE = 0x2000, 0x80  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, inspect.CO_COROUTINE, without those imports
-GIVEN = ("llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched", "SHOW_VARS")
-POOLS = ("concurrent.futures.thread", "multiprocessing.pool")
+IN_LOOP = frozenset(("create_task", "ensure_future", "get_running_loop"))  # fail at once where no event loop runs
 
 
-class ToolError(RuntimeError):
-    """A host function failed; the message is the host's."""
-
-    __module__ = "builtins"  # so that a traceback names it as it names any other
-
-    def __init__(self, message: str, reason: str | None = None) -> None:
-        super().__init__(message)
-        self.reason = reason or "error"
-
-
-class Failure(str):
-    """The text of a model call that failed: it starts with "Error: ", and `reason` says in a word of what kind."""
-
-    __module__ = "_rlm_worker"  # where `main` puts this module, for pickle
-    reason = "error"
-
-
-class Worker:
+class Worker(Calls):
     """The namespace behind a channel.
 
     pipes: the reading ends of what child processes print, standard output and error. gone: called by the watching
@@ -72,19 +55,16 @@ class Worker:
         listen: bool = False,
         gone: Callable[[], None] | None = None,
     ) -> None:
-        self.channel, self.gone = Channel(source, sink, listen), gone
-        self.send, self.masked = self.channel.send, self.channel.masked
+        super().__init__(Channel(source, sink, listen))
+        self.send, self.masked, self.gone = self.channel.send, self.channel.masked, gone
         self.output, self.struck = Output(pipes, self.report), 0.0
         self.on_interrupt = self.masked.guard(self.interrupt)
-        self.cell: int | None = None
-        self.calls, self.forked = 0, False
-        self.outlived: set[threading.Thread] = set()
         self.loop: Any = None
         self.module = types.ModuleType("__main__")
         self.names = self.module.__dict__
         self.draft: Any = ""
-        self.given: dict[str, Any] = {name: getattr(self, name) for name in GIVEN}
-        self.listing = Names(self.names, {*GIVEN, "answer"})
+        self.given: dict[str, Any] = {name: getattr(self, name) for name in (*QUERIES, "SHOW_VARS")}
+        self.listing = Names(self.names, {*self.given, "answer"})
         self.names.update(self.given, answer={"content": "", "ready": False})
 
     def watch(self) -> None:
@@ -123,78 +103,13 @@ class Worker:
             for stream, text in take() if self.cell is not None else ():
                 self.send(type="out", id=self.cell, stream=stream, text=text)
 
-    # -- calls of cells --------------------------------------------------------------------------------------------
-
-    def call(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        if self.forked:
-            raise RuntimeError(name + "() reaches the host only from the REPL's own process, not from a fork of it")
-        thread = threading.current_thread()
-        args = [codec.encode(arg) for arg in args]
-        kwargs = {key: codec.encode(arg) for key, arg in kwargs.items()}
-        number, replies = 0, self.channel.replies
-        try:
-            with self.masked, self.channel.sending:
-                if self.cell is None or (thread in self.outlived and not pooled(thread)):
-                    raise RuntimeError(name + "() was called by a thread whose cell has ended")
-                self.calls = number = self.calls + 1
-                replies[number] = None
-                self.send(type="call", id=number, cell=self.cell, name=name, args=args, kwargs=kwargs)
-            self.channel.wait(lambda: replies[number] is not None)
-            reply = replies[number]
-        finally:
-            replies.pop(number, None)
-        if reply is None:
-            raise RuntimeError("the host is gone")
-        if "error" in reply:
-            raise ToolError(reply["error"], reply.get("reason"))
-        return codec.decode(reply["value"])
-
-    def query(self, name: str, prompt: Any, model: str | None) -> Any:
-        try:
-            return self.call(name, [plain(prompt)], {} if model is None else {"model": model})
-        except ToolError as error:
-            return failure(str(error), error.reason)
-
-    def query_batched(self, name: str, prompts: Iterable[Any], model: str | None) -> list[Any]:
-        if isinstance(prompts, str):
-            raise TypeError(name + "() takes a list of prompts; for one prompt use " + name[: -len("_batched")] + "()")
-        asked = [plain(prompt) for prompt in prompts]
-        try:
-            items = self.call(name, [asked], {} if model is None else {"model": model}) if asked else []
-        except ToolError as error:
-            return [failure(str(error), error.reason) for _ in asked]
-        return [item["value"] if "value" in item else failure(item["error"], item.get("reason")) for item in items]
-
-    def llm_query(self, prompt: Any, model: str | None = None) -> Any:
-        """Ask a language model; returns its answer as text."""
-        return self.query("llm_query", prompt, model)
-
-    def llm_query_batched(self, prompts: Iterable[Any], model: str | None = None) -> list[Any]:
-        """Ask a language model about many prompts at once; returns the answers in order."""
-        return self.query_batched("llm_query_batched", prompts, model)
-
-    def rlm_query(self, prompt: Any, model: str | None = None) -> Any:
-        """Give a task to a recursive language model with a REPL of its own; returns its answer."""
-        return self.query("rlm_query", prompt, model)
-
-    def rlm_query_batched(self, prompts: Iterable[Any], model: str | None = None) -> list[Any]:
-        """Give many tasks to recursive language models at once; returns the answers in order."""
-        return self.query_batched("rlm_query_batched", prompts, model)
-
     def SHOW_VARS(self) -> str:
         """The names of this namespace and their types."""
-        names = self.listing.all()
+        names = self.listing.look()
         lines = [f"{name}: {kind}" for name, kind in list(names.items())[:500]]
         return "\n".join(lines + ([f"… and {len(names) - 500} more"] if len(names) > 500 else [])) or "(none)"
 
     # -- frames ----------------------------------------------------------------------------------------------------
-
-    def tool(self, name: str) -> Callable[..., Any]:
-        def function(*args: Any, **kwargs: Any) -> Any:
-            return self.call(name, args, kwargs)
-
-        function.__name__ = function.__qualname__ = name
-        return function
 
     def setup(self, tools: Sequence[dict[str, Any]]) -> None:
         for entry in tools:
@@ -248,6 +163,8 @@ class Worker:
                 compiled = compile(code, filename, "exec", AWAIT, dont_inherit=True)
                 if compiled.co_flags & COROUTINE:
                     self.run_async(eval(compiled, self.names))
+                elif not IN_LOOP.isdisjoint(compiled.co_names):
+                    self.run_async(run_inside(compiled, self.names))
                 else:
                     exec(compiled, self.names)
             finally:
@@ -255,6 +172,7 @@ class Worker:
         except BaseException as caught:  # noqa: BLE001 - SystemExit and KeyboardInterrupt end the cell, not the worker
             self.masked.depth, error = 1, caught
         if self.forked:
+            self.output.flush()
             leave(error)
         try:
             answer = self.take_answer()
@@ -321,22 +239,6 @@ class Worker:
         self.channel.close()
 
 
-def pooled(thread: threading.Thread) -> bool:
-    """Whether the thread belongs to a pool, and so works for whichever cell gives it something to do."""
-    return getattr(getattr(thread, "_target", None), "__module__", None) in POOLS
-
-
-def plain(prompt: Any) -> Any:
-    """A text of any kind as a str, so that an answer (a `Failure` too) can be part of the next question."""
-    return str.__str__(prompt) if isinstance(prompt, str) else prompt
-
-
-def failure(message: str, reason: str | None = None) -> Failure:
-    text = Failure("Error: " + message)
-    text.reason = reason or "error"
-    return text
-
-
 def read_value(format: str, data: str | None, path: str | None) -> Any:
     """A value that the host laid into a frame or a file. A file is mapped, so that it is in memory once, decoded."""
     import pickle  # many a worker never needs it
@@ -366,7 +268,14 @@ def main(listen: bool = False) -> None:
         pipes.append(reading)
     worker = Worker(source, sink, pipes, listen, gone=end)
     sys.modules["__main__"] = worker.module
-    for module in ("worker", "channel", "capture", "codec", "names"):  # these names belong to the user's own modules
+    for module in (
+        "worker",
+        "calls",
+        "channel",
+        "capture",
+        "codec",
+        "names",
+    ):  # these names belong to the user's own modules
         sys.modules["_rlm_" + module] = sys.modules.pop(module)
     codec.CodecError.__module__ = "builtins"
     sys.stdout, sys.stderr = worker.output.streams()
@@ -375,6 +284,11 @@ def main(listen: bool = False) -> None:
     _signal.signal(signal.SIGINT, worker.on_interrupt)
     worker.serve()
     end()
+
+
+async def run_inside(compiled: types.CodeType, names: dict[str, Any]) -> None:
+    """For a cell that awaits nothing, but starts tasks for later ones."""
+    exec(compiled, names)
 
 
 def leave(error: BaseException | None) -> NoReturn:

@@ -104,8 +104,12 @@ def test_what_children_had_written_by_the_end_is_all_there(output: tuple[Any, li
 def test_a_child_made_by_fork_writes_past_the_capture(output: tuple[Any, list[int]], capfd: Any) -> None:
     stream = output[0].streams()[0]
     output[0].after_fork()
-    print("from a child \ud800", file=stream, flush=True)
+    print("from a", "child \ud800", file=stream)
     assert capfd.readouterr().out == "from a child \\ud800\n"
+    print("half a line", end="", file=stream)
+    assert capfd.readouterr().out == ""
+    stream.flush()
+    assert capfd.readouterr().out == "half a line"
     assert output[0].collect() == {}
 
 

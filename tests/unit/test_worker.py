@@ -136,7 +136,7 @@ def test_answers() -> None:
 def test_top_level_await_and_its_tasks_live_across_cells() -> None:
     def script(host: Host) -> None:
         host.expect("ready")
-        assert host.run("import asyncio\nawait asyncio.sleep(0)\ntask = asyncio.create_task(asyncio.sleep(0, 'done'))")
+        assert host.run("import asyncio\ntask = asyncio.create_task(asyncio.sleep(0, 'done'))")["error"] is None
         assert host.run("print(await task)", id=2)["printed"]["stdout"] == "done\n"
         failed = host.run("async def f():\n    raise ValueError('in f')\nawait f()", id=3)
         assert failed["error"]["type"] == "ValueError"
@@ -256,9 +256,10 @@ def test_names_are_listed_exactly_when_asked() -> None:
         assert listed["id"] == 9
         assert listed["value"].items() >= {"x": "int", "types": "module", "change": "function"}.items()
         assert not {"llm_query", "answer", "__name__", "SHOW_VARS"} & listed["value"].keys()
-        shown = host.run("print(SHOW_VARS())")["printed"]["stdout"]
-        assert "x: int\n" in shown
-        assert "llm_query" not in shown
+        shown = host.run("new = 1\nprint(SHOW_VARS())")
+        assert "x: int\n" in shown["printed"]["stdout"]
+        assert "llm_query" not in shown["printed"]["stdout"]
+        assert shown["names"] == {"new": "int"}  # what a cell shows itself is told to the host all the same
         host.run("for n in range(600): globals()[f'v{n}'] = n", id=2)
         assert "… and 1" in host.run("print(SHOW_VARS())", id=3)["printed"]["stdout"]
 
@@ -590,12 +591,12 @@ time.sleep(600)
 
 
 def test_the_names_of_its_files_are_free_for_the_users_own_modules(tmp_path: Path) -> None:
-    for name in ("worker", "codec", "channel", "capture", "names"):
+    for name in ("worker", "calls", "codec", "channel", "capture", "names"):
         (tmp_path / f"{name}.py").write_text("mine = True\n")
     with program(tmp_path) as host:
         host.expect("ready")
-        code = "import worker, codec, channel, capture, names\n"
-        code += "print(all(module.mine for module in (worker, codec, channel, capture, names)))"
+        code = "import worker, calls, codec, channel, capture, names\n"
+        code += "print(all(module.mine for module in (worker, calls, codec, channel, capture, names)))"
         assert host.run(code)["printed"]["stdout"] == "True\n"
         assert (
             host.run("import pickle; x = pickle.loads(pickle.dumps(llm_query('?')))", id=2, answer=str)["error"] is None

@@ -216,9 +216,7 @@ class Session(Closing):
             outcome.output,
             turn.number,
         )
-        await _to_its_end(self._conclude(turn, completion))
-        if key is not None:
-            self._answers[key] = (asked, completion)
+        await _to_its_end(self._conclude(turn, completion, key, asked))
         return completion
 
     async def _play(
@@ -308,8 +306,10 @@ class Session(Closing):
         tree = Tree(setup, ledger, self._append, self._tell, self)
         return LiveHost(tree, self._namespace, path=path, model=setup.model, tools=setup.tools, depth=setup.depth)
 
-    async def _conclude(self, turn: _Turn, completion: RLMChatCompletion) -> None:
+    async def _conclude(self, turn: _Turn, completion: RLMChatCompletion, key: str | None, asked: str) -> None:
         self._unanswered = None
+        if key is not None:
+            self._answers[key] = (asked, completion)
         await self._leave_history(turn, turn.transcript.messages, completion.response)
         await self._append(Answered(turn.path, completion))
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from rlm.environments.base_env import BaseEnv, SupportsPersistence, require_persistence
 from rlm.environments.lm_handler import HandlerAddress, LMHandler
-from rlm.errors import ConfigurationError, ReplError, RLMError, SessionError
+from rlm.errors import ConfigurationError, ContextError, ReplError, RLMError, SessionError
 from rlm.ports import Answer
 from rlm.types import REPLResult, Tool
 
@@ -95,11 +95,14 @@ class Threaded:
 
     async def _bind(self, tool: Tool) -> None:
         """Give cells a value; all that every environment can do is to run code."""
-        pickled = base64.b64encode(pickle.dumps(tool.value)).decode("ascii")
+        try:
+            pickled = base64.b64encode(pickle.dumps(tool.value)).decode("ascii")
+        except Exception as error:  # a __reduce__ of the user's may raise anything
+            raise ContextError(f"tool {tool.name!r} cannot be pickled, so no cell can have it: {error}") from error
         code = f'{tool.name} = __import__("pickle").loads(__import__("base64").b64decode("{pickled}"))'
         result = await self._do(lambda: self._environment.execute_code(code))
         if result.error:
-            raise ReplError(f"tool {tool.name!r} cannot be brought into the REPL:\n{result.error.text}")
+            raise ContextError(f"tool {tool.name!r} cannot be brought into the REPL:\n{result.error.text}")
 
     async def close(self) -> None:
         """Clean the environment up and end its thread. Twice is fine."""

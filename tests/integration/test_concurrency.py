@@ -194,6 +194,20 @@ def test_a_users_loop_goes_on_while_a_turn_runs() -> None:
     assert asyncio.run(go()) > 3
 
 
+def test_a_model_is_asked_on_one_loop_whoever_asks() -> None:
+    loops = set()
+
+    async def remember(messages: Messages) -> str:
+        loops.add(id(asyncio.get_running_loop()))
+        return "x" if len(messages) == 1 else submit("len(llm_query_batched(['x'] * 8))")
+
+    with RLM(ScriptedModel(remember)) as rlm, ThreadPoolExecutor(4) as threads:
+        answers = [rlm.completion("a", "?").response, asyncio.run(rlm.acompletion("a", "?")).response]
+        answers += threads.map(lambda _: rlm.completion("a", "?").response, range(4))
+    assert answers == ["8"] * 6
+    assert len(loops) == 1
+
+
 def test_a_blocking_call_on_rlms_own_loop_is_refused_instead_of_hanging() -> None:
     async def ask(rlm: RLM) -> str:
         return rlm.completion("a", "?").response
@@ -303,6 +317,13 @@ def test_any_plain_prompt_reaches_the_sub_model_as_text(expression: str, prompt:
     model = ScriptedModel([submit(f"llm_query({expression})")])
     assert RLM(model, sub_model=sub).completion("a", "?").response == "sub"
     assert sub.requests == [[{"role": "user", "content": prompt}]]
+
+
+@pytest.mark.parametrize("arguments", ["None", "'x', 5", "'x', model=['a']"])
+def test_a_call_that_makes_no_sense_fails_and_says_why(arguments: str) -> None:
+    model = ScriptedModel([submit(f"llm_query({arguments})")])
+    said = "Error: llm_query(prompt, model=None) takes a prompt and the name of a model"
+    assert RLM(model).completion("a", "?").response == said
 
 
 def test_messages_reach_the_sub_model_as_messages() -> None:

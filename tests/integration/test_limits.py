@@ -127,6 +127,20 @@ def test_seconds_stop_a_sub_call_and_its_batch_that_take_too_long() -> None:
     assert error.usage.total_calls == 1
 
 
+def test_what_a_batch_was_paid_for_is_kept_when_the_time_runs_out() -> None:
+    async def think(messages: Messages) -> str:
+        if task(messages) == "slow":
+            await asyncio.sleep(3600)
+        return "fine" if len(messages) == 1 else cell("llm_query_batched(['a', 'slow', 'b', 'c'])")
+
+    with RLM(ScriptedModel(think), limits=Limits(seconds=0.7)) as rlm, rlm.session() as session:
+        error = stopped_by(TimeoutExceededError, lambda: session.completion("a", "?"))
+        answered = [event.prompt for event in session.log if isinstance(event, Called)]
+        assert error.usage.total_calls == 4
+        assert sorted(answered) == ["a", "b", "c"]
+        assert session.usage() == error.usage
+
+
 def test_when_iterations_run_out_the_final_request_is_charged_like_the_others() -> None:
     model = priced(lambda messages: "42" if told(messages).endswith("remains open.") else cell("1"), 0.25)
     result = RLM(model, limits=Limits(iterations=2, usd=10)).completion("a", "?")

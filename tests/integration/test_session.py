@@ -30,7 +30,7 @@ from rlm.errors import (
     SessionClosedError,
     SessionError,
 )
-from rlm.types import Messages, RemoteValue, Reply, Stopped, Usage
+from rlm.types import Messages, Price, RemoteValue, Reply, Stopped, Usage
 from tests.turns import by_task, cell, opening, submission, submit, told
 
 ROOT = Path(__file__).parents[2]
@@ -134,6 +134,31 @@ def test_usage_goes_by_the_name_of_the_model_whatever_its_replies_say() -> None:
         result = session.ask("?")
         assert dict(result.usage_summary.model_usage_summaries) == {"scripted": Usage(1, 10, 5, cost=0.5)}
         assert session.usage() == result.usage_summary
+
+
+class Careless:
+    """A model of a user's own that forgets what a model gives."""
+
+    name = "careless"
+    price = Price(0, 0)
+
+    async def reply(self, messages: Messages, **settings: Any) -> Any:
+        return "just a text"
+
+
+def test_a_model_that_gives_no_reply_is_told_so() -> None:
+    with pytest.raises(ModelError, match=r"careless: reply\(\) gave 'just a text', not a rlm\.types\.Reply"):
+        RLM(Careless()).completion("a", "?")
+
+
+def test_output_is_cut_where_the_user_says() -> None:
+    model = ScriptedModel([cell("print('x' * 1_000)\n1 / 0"), submit("1")])
+    RLM(model, output_limit=100).completion("a", "?")
+    said = told(model.requests[1])
+    assert "[… 900 characters cut …]" in said
+    assert "ZeroDivisionError: division by zero" in said
+    with pytest.raises(ConfigurationError, match="output_limit=5: give at least 100"):
+        RLM(model, output_limit=5)
 
 
 # -- keys ----------------------------------------------------------------------------------------------------------

@@ -56,6 +56,16 @@ def test_events_come_while_the_turn_still_runs() -> None:
     assert "".join(printed) == "first\nsecond\n"
 
 
+def test_a_session_streams_turns_with_input_in_both_forms() -> None:
+    async def go() -> list[Event]:
+        async with RLM(ScriptedModel([submit("context"), submit("context_1")])) as rlm, rlm.session() as session:
+            events = [event async for event in session.astream("one", "What?")]
+            return [events[-1], *list(session.stream("two", "What?"))[-1:]]
+
+    answers = [event.completion.response for event in asyncio.run(go()) if isinstance(event, Answered)]
+    assert answers == ["one", "two"]
+
+
 def test_a_stream_of_a_question_and_with_all_that_a_turn_takes() -> None:
     with RLM(ScriptedModel([submit("[1, 2]")])) as rlm, rlm.session() as session:
         last = list(session.stream_ask("What?", key="k", output_type=list[int]))[-1]

@@ -26,6 +26,8 @@ from rlm.environments.lm_handler import call
 from rlm.errors import (
     CancellationError,
     ConfigurationError,
+    ContextError,
+    ModelError,
     ReplError,
     SandboxError,
     SessionError,
@@ -444,6 +446,65 @@ def test_an_environment_without_locals_lists_names_and_fetches_no_values() -> No
         assert session.variables() == {"x": "int"}
         with pytest.raises(ReplError, match="Closed has no mapping `locals`"):
             session.get("x")
+
+
+def test_values_that_cannot_be_brought_in_are_named() -> None:
+    class Odd:
+        def __reduce__(self) -> Any:
+            return (int, ("no number",))
+
+    for value, said in ((threading.Lock(), "cannot be pickled"), (Odd(), "cannot be brought into the REPL:\n")):
+        rlm = RLM(ScriptedModel([]), environment=ExecREPL, tools={"value": value})
+        with pytest.raises(ContextError, match=f"tool 'value' {said}"):
+            rlm.completion("a", "?")
+
+
+def test_a_call_that_no_session_has_is_refused_by_name() -> None:
+    code = "from rlm.environments.lm_handler import call\ncall(address(), 'rm', ['x'])"
+
+    class Calling(ExecREPL):
+        def setup(self) -> None:
+            super().setup()
+            self.give("address", lambda: self.address)
+
+    model = ScriptedModel([cell(code), submit("1")])
+    RLM(model, environment=Calling, tools={"look": lambda: 1}).completion("a", "?")
+    assert "rm() is not a function of this session; there are llm_query, rlm_query, look" in told(model.requests[1])
+
+
+def test_an_input_that_nothing_can_compare_is_a_new_context_at_a_retry() -> None:
+    rows = (row for row in [1, 2])
+    model = ScriptedModel([])
+    with RLM(model, environment=ExecREPL) as rlm, rlm.session() as session:
+        for _ in range(2):
+            with pytest.raises(ModelError):
+                session.completion(rows, "?")
+        assert [event.kind for event in session.log if event.kind == "context"] == ["context"] * 2
+
+
+def test_a_turn_that_is_cancelled_when_it_has_its_answer_is_still_answered() -> None:
+    async def go() -> list[str]:
+        loop, writing, write = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+        class Slow(ExecREPL):
+            def add_history(
+                self, message_history: Sequence[Mapping[str, Any]], history_index: int | None = None
+            ) -> int:
+                loop.call_soon_threadsafe(writing.set)
+                write.wait()
+                return super().add_history(message_history, history_index)
+
+        async with RLM(ScriptedModel([submit("1"), submit("2")]), environment=Slow) as rlm, rlm.session() as session:
+            turn = asyncio.create_task(session.aask("?", key="k"))
+            await writing.wait()
+            turn.cancel()
+            loop.call_later(0.05, write.set)
+            with pytest.raises(asyncio.CancelledError):
+                await turn
+            recorded = await session.aask("?", key="k")
+            return [session.log[-1].kind, recorded.response, (await session.aask("Next?")).response]
+
+    assert asyncio.run(go()) == ["answered", "1", "2"]
 
 
 def test_a_users_names_and_cells_work_in_it_too() -> None:

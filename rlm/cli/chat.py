@@ -121,7 +121,7 @@ class Chat:
             code = tell(error, self._debug)
             self.failed = self.failed or code
         if self._lines.typed:
-            self._output.notes.print()
+            self._output.note("")
 
     def _command(self, entry: str) -> None:
         name, rest = [*re.split(r"\s+", entry, maxsplit=1), ""][:2]
@@ -161,7 +161,7 @@ class Chat:
         code = rest if rest.strip() else self._block()
         if not code.strip():
             raise UsageError(f"/run needs code: /run CODE, or /run and then lines up to {END}")
-        with self._watch.watching(own_cell=True):
+        with self._watch.watching():
             result = self._session.run(code)
         self._show(result)
 

@@ -115,7 +115,7 @@ def _cell(cell: Cell, now: float, full: bool) -> Branch:
         code = _head(cell.code, CODE_LINES)
         branch = Branch(_mark(cell).append(f" {code[0]}"), seconds, [Text(line) for line in code[1:]])
         branch.details += [_styled(f"→ {line}", "green") for line in _output(cell)]
-        branch.details += [_styled(f"→ {line}", "red") for line in _head_and_end(cell.error or "")]
+        branch.details += [_styled(f"→ {line}", "red") for line in _reason(cell.error or "")]
     if full or cell.ended is None:
         branch.details += [_calls(name, calls, cell.ended is None) for name, calls in cell.calls.items()]
     if cell.ended is None:
@@ -226,9 +226,9 @@ def _output(cell: Cell) -> list[str]:
     return said if len(said) <= OUTPUT_LINES else [*said[: OUTPUT_LINES - 1], "…"]
 
 
-def _head_and_end(error: str) -> list[str]:
-    """Of a traceback the words that say what happened, and the line it happened in."""
-    said = [line.strip() for line in printable(error).splitlines() if line.strip(" ~^")]
+def _reason(error: str) -> list[str]:
+    """The end of a traceback: the line it happened in, and the words that say what did."""
+    said = [line.strip() for line in printable(error).expandtabs(4).splitlines() if line.strip(" ~^")]
     return said[-ERROR_LINES:]
 
 

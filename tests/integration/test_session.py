@@ -503,9 +503,10 @@ def test_a_timeout_of_the_callers_own_does_the_same() -> None:
 
     async def go() -> str:
         async with RLM(model) as rlm, rlm.session() as session:
+            await session.aadd_context("input")
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.2):
-                    await session.acompletion("input", "Busy?")
+                    await session.aask("Busy?")
             return (await session.aask("Still there?")).response
 
     assert asyncio.run(go()) == "input"

@@ -58,7 +58,7 @@ def environment_class(name_or_path: str | type[BaseEnv]) -> type[BaseEnv]:
 
 def _import(path: str, given: str) -> Any:
     module, _, attribute = path.partition(":") if ":" in path else path.rpartition(".")
-    if not module or not attribute:
+    if not module or not attribute or module.startswith("."):
         raise ConfigurationError(
             f"unknown environment {given!r}: choose one of {', '.join(NAMES)}, or name your own as package.module:Class"
         )

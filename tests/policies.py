@@ -72,6 +72,11 @@ def endless(messages: Messages) -> str:
     return step(messages, [cell("answer['content'] = 'half an answer'"), cell("print('started')\nwhile True: pass")])
 
 
+def ticking(messages: Messages) -> str:
+    """A cell that does not end, and prints all the time."""
+    return cell("import time\nwhile True:\n    print('tick')\n    time.sleep(0.05)")
+
+
 def refused(messages: Messages) -> str:
     raise ModelError("the provider said no to sk-abcdefghijklmnop", model="policies")
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import unicodedata
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,9 @@ class Shell:
         out, err = done.stdout.decode(), done.stderr.decode()
         return subprocess.CompletedProcess(done.args, done.returncode, out, err)
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+    @contextmanager
+    def start(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        with subprocess.Popen(
             [*RLM, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -63,7 +65,12 @@ class Shell:
             cwd=TESTS,
             env=self.env,
             encoding="utf-8",
-        )
+        ) as process:
+            try:
+                yield process
+                process.wait(20)
+            finally:
+                process.kill()
 
     def on_terminal(self, *arguments: str, **env: str) -> Terminal:
         return Terminal([*RLM, *arguments], cwd=TESTS, env={**self.env, **env})
@@ -244,7 +251,7 @@ def wait_for_line(lines: Iterator[str] | Any, part: str) -> None:
 
 
 def test_a_reader_of_events_that_goes_away_ends_the_turn(rlm: Shell) -> None:
-    with rlm.start("ask", "Hello?", *model("endless"), "-q", "--events") as process:
+    with rlm.start("ask", "Hello?", *model("ticking"), "-q", "--events") as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.readline()

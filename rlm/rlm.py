@@ -177,8 +177,8 @@ class RLM(Closing):
 
     async def _done_with(self, session: Session) -> None:
         if session in self._passing:
-            self._passing.discard(session)
             await session.aclose()
+            self._passing.discard(session)
 
     # -- sessions --------------------------------------------------------------------------------------------------
 
@@ -207,7 +207,8 @@ class RLM(Closing):
             repl = get_environment(kind, {**self._environment_kwargs, "tools": tools})
             assert isinstance(repl, REPL)
             return repl.namespace
-        return Threaded(get_environment(kind, {**self._environment_kwargs, "persistent": persistent}), tools)
+        kwargs = {**self._environment_kwargs, "persistent": persistent}
+        return Threaded(kind, lambda: get_environment(kind, kwargs), tools)
 
     def _check_environment(self) -> None:
         """Whether the environment can be had as asked for; nothing is started."""

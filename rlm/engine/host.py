@@ -31,8 +31,8 @@ SERVING: ContextVar[tuple[object, ...]] = ContextVar("rlm_serving", default=())
 class Namespace(Protocol):
     """A REPL as the engine uses one. `rlm.environments.repl.Namespace` describes the methods."""
 
-    isolation: str
-
+    @property
+    def isolation(self) -> str: ...
     @property
     def contexts(self) -> int: ...
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import dataclasses
 import functools
 import pickle
@@ -47,21 +48,37 @@ def require_tools(kind: type, tools: Sequence[Tool]) -> None:
 
 
 class Threaded:
-    """Runs `environment` for the engine. The same methods as `rlm.environments.repl.Namespace`."""
+    """Runs an environment of class `kind` for the engine. The same methods as `rlm.environments.repl.Namespace`.
 
-    def __init__(self, environment: BaseEnv, tools: Sequence[Tool] = ()) -> None:
-        require_tools(type(environment), tools)
-        self.isolation = str(getattr(environment, "isolation", "unknown"))
+    make: builds it; called in the thread too, as a constructor may block like everything else.
+    """
+
+    def __init__(self, kind: type[BaseEnv], make: Callable[[], BaseEnv], tools: Sequence[Tool] = ()) -> None:
+        require_tools(kind, tools)
         self.contexts = 0
         self.histories = 0
-        self._environment = environment
+        self._kind = kind
+        self._make = make
         self._tools = tools
+        self._built: BaseEnv | None = None
         self._handler = LMHandler()
         self._address: HandlerAddress | None = None
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lost = ""
+        self._abandoned = False
         self._names: Mapping[str, str] = {}
         self._lock = asyncio.Lock()
+
+    @property
+    def isolation(self) -> str:
+        """What the environment says of itself, by an attribute of this name."""
+        return str(getattr(self._built or self._kind, "isolation", "unknown"))
+
+    @property
+    def _environment(self) -> BaseEnv:
+        if self._built is None:
+            raise SessionError(f"this session is lost: {self._lost or 'it was never started'}")
+        return self._built
 
     async def start(self) -> None:
         """Start the thread, the handler and the environment; at each later turn look whether it can still be used.
@@ -69,21 +86,27 @@ class Threaded:
         Raises `SessionError` once the session is lost, `ConfigurationError` where an environment that was to persist
         no longer can, and `SandboxError`.
         """
-        environment = self._environment
         if self._address is None:
-            threading.Thread(target=self._work, daemon=True, name=f"rlm-{type(environment).__name__}").start()
+            threading.Thread(target=self._work, daemon=True, name=f"rlm-{self._kind.__name__}").start()
             self._address = await self._handler.start()
             try:
-                await self._do(environment.setup)
+                self._built = await self._do(self._build)
+                await self._do(self._built.setup)
+                await self._add_tools()
             except RLMError as error:
                 self._lost = self._lost or f"it could not be set up: {error}"
                 raise
-            await self._add_tools()
-        address = self._address
+        environment, address = self._environment, self._address
         if environment.persistent:
             require_persistence(type(environment).__name__, environment)
         if isinstance(environment, SupportsPersistence):
             await self._do(lambda: environment.update_handler_address(address))
+
+    def _build(self) -> BaseEnv:
+        environment = self._make()
+        if self._abandoned:
+            environment.cleanup()  # whoever asked for it does not wait any more
+        return environment
 
     async def _add_tools(self) -> None:
         environment = self._environment
@@ -106,9 +129,10 @@ class Threaded:
 
     async def close(self) -> None:
         """Clean the environment up and end its thread. Twice is fine."""
-        if not self._lost and self._address is not None:
-            await self._do(self._environment.cleanup)
+        built, self._built = self._built, None
         self._lost = self._lost or "it was closed"
+        if built is not None and not self._abandoned:
+            await self._in_thread(built.cleanup)
         self._jobs.put(None)
         await self._handler.close()
 
@@ -188,6 +212,9 @@ class Threaded:
         """Run `work` in the thread. What the environment raises of its own comes as `ReplError`."""
         if self._lost:
             raise SessionError(f"this session is lost: {self._lost}")
+        return await self._in_thread(work)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Callable[[], T]] = loop.create_future()
 
@@ -196,7 +223,9 @@ class Threaded:
                 done.set_result(outcome)
 
         def job() -> None:
-            loop.call_soon_threadsafe(settle, self._outcome(work))
+            outcome = self._outcome(work)
+            with contextlib.suppress(RuntimeError):  # the loop may have ended before the thread
+                loop.call_soon_threadsafe(settle, outcome)
 
         self._jobs.put(job)
         try:
@@ -215,8 +244,7 @@ class Threaded:
             def fail() -> T:
                 if isinstance(error, RLMError):
                     raise error
-                kind = type(self._environment).__name__
-                raise ReplError(f"{kind} failed: {type(error).__name__}: {error}") from error
+                raise ReplError(f"{self._kind.__name__} failed: {type(error).__name__}: {error}") from error
 
             return fail
         return lambda: value
@@ -224,5 +252,6 @@ class Threaded:
     def _abandon(self) -> None:
         self._lost = "a cell of it was cancelled, which this environment cannot do but by ending"
         self._jobs.put(None)
-        cleanup = self._environment.cleanup
-        threading.Thread(target=cleanup, daemon=True, name="rlm-cleanup").start()
+        if not self._abandoned and self._built is not None:
+            threading.Thread(target=self._built.cleanup, daemon=True, name="rlm-cleanup").start()
+        self._abandoned = True

@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -446,6 +447,62 @@ def test_an_environment_without_locals_lists_names_and_fetches_no_values() -> No
         assert session.variables() == {"x": "int"}
         with pytest.raises(ReplError, match="Closed has no mapping `locals`"):
             session.get("x")
+
+
+def test_one_whose_constructor_blocks_does_not_stop_other_sessions() -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    class Slow(ExecREPL):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            begun.set()
+            release.wait()
+
+    with (
+        RLM(ScriptedModel([submit("'slow'")]), environment=Slow, persistent=True) as slow,
+        RLM(ScriptedModel([submit("'quick'")])) as quick,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        waiting = threads.submit(slow.completion, "a", "?")
+        begun.wait()
+        assert quick.completion("a", "?").response == "quick"
+        release.set()
+        assert waiting.result().response == "slow"
+
+
+def test_one_that_is_cancelled_while_it_is_built_is_cleaned_up_when_it_is() -> None:
+    cleaned, begun, release = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(ExecREPL):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            begun.set()
+            release.wait()
+
+        def cleanup(self) -> None:
+            cleaned.set()
+
+    async def go() -> None:
+        async with RLM(ScriptedModel([]), environment=Slow) as rlm:
+            turn = asyncio.create_task(rlm.acompletion("a", "?"))
+            await asyncio.to_thread(begun.wait)
+            turn.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await turn
+
+    asyncio.run(go())
+    release.set()
+    cleaned.wait()
+
+
+def test_one_that_could_not_be_set_up_is_cleaned_up(built: list[ExecREPL], kind: type[ExecREPL]) -> None:
+    class Broken(kind):  # type: ignore[misc,valid-type]
+        def setup(self) -> None:
+            raise SandboxError("no room")
+
+    with pytest.raises(SandboxError):
+        RLM(ScriptedModel([]), environment=Broken).completion("a", "?")
+    assert built[0].cleaned == 1
 
 
 def test_values_that_cannot_be_brought_in_are_named() -> None:

@@ -69,10 +69,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Figures:
-    """Values by (table, row, column), one a round, in the tables' units. failures: reasons, by (row, column)."""
+    """Values by (table, row, column), one a round, in the tables' units; failures by (row, column)."""
 
     values: Mapping[tuple[str, str, str], Sequence[float]]
-    failures: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    failures: Mapping[tuple[str, str], Sequence[str]] = field(default_factory=dict)
 
     def median(self, table: str, row: str, who: str = OURS) -> float:
         return statistics.median(self.values[table, row, who])
@@ -123,10 +123,10 @@ def take_all(takes: Iterable[Take], drivers: Drivers, rounds: int, tell: Callabl
     """Take everything, in rounds. A peer that fails is written down as such; one of ours that fails ends the run."""
     takes = list(takes)
     values: dict[tuple[str, str, str], list[float]] = {}
-    failures: dict[tuple[str, str], str] = {}
+    failures: dict[tuple[str, str], list[str]] = {}
     for number in range(rounds):
         for take in takes if number % 2 == 0 else reversed(takes):
-            if number >= (take.rounds or rounds) or (take.row, take.who) in failures:
+            if number >= (take.rounds or rounds):
                 continue
             tell(f"round {number + 1}/{rounds}: {take.row}, {take.who}")
             try:
@@ -134,7 +134,7 @@ def take_all(takes: Iterable[Take], drivers: Drivers, rounds: int, tell: Callabl
             except DriverError as error:
                 if take.needs not in PEERS:
                     raise
-                failures[take.row, take.who] = str(error).strip().splitlines()[-1][:300]
+                failures.setdefault((take.row, take.who), []).append(str(error).strip().splitlines()[-1][:300])
                 drivers.forget(take.needs)
                 continue
             for table, found in got.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -78,16 +79,20 @@ def _unit(benchmark: Benchmark, target: Target) -> str:
 
 def _section(benchmark: Benchmark, result: Result) -> str:
     about = result.about
-    lines = [f"## {benchmark.title}", "", benchmark.how, "", benchmark.means(result.figures), ""]
+    lines = [f"## {benchmark.title}", "", _wrapped(benchmark.how), "", _wrapped(benchmark.means(result.figures)), ""]
     for table in benchmark.tables:
         if result.figures.rows(table.key):
             lines += [f"**{table.title}**", "", *_table(table, result.figures), ""]
     if benchmark.where:
-        lines += [benchmark.where(result.figures), ""]
+        lines += [_wrapped(benchmark.where(result.figures)), ""]
     for (row, who), why in result.figures.failures.items():
-        lines += [f"{who} failed at “{row}”: `{why}`", ""]
+        lines += [f"{who} failed at “{row}” {_counted(len(why))}, at last with `{why[-1]}`", ""]
     taken = f"{result.rounds} rounds, {about['date']}, commit {about['commit']}, load before {about['load before']}"
     return "\n".join([*lines, f"<sub>`scripts/bench {benchmark.name}`: {taken}</sub>", ""])
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _table(table: Table, figures: Figures) -> list[str]:
@@ -103,14 +108,18 @@ def _table(table: Table, figures: Figures) -> list[str]:
 
 
 def _cell(table: Table, figures: Figures, row: str, who: str) -> str:
-    if (row, who) in figures.failures:
-        return "failed"
+    failed = len(figures.failures.get((row, who), ()))
     if not figures.has(table.key, row, who):
-        return "–"
+        return "failed" if failed else "–"
     values = figures.values[table.key, row, who]
     middle = amount(statistics.median(values), table.unit)
     low, high = amount(min(values), table.unit), amount(max(values), table.unit)
-    return middle if low == high else f"{middle} ({low.removesuffix(' ' + middle.partition(' ')[2])}–{high})"
+    spread = "" if low == high else f" ({low.removesuffix(' ' + middle.partition(' ')[2])}–{high})"
+    return f"{middle}{spread}" + (f", failed {_counted(failed)}" if failed else "")
+
+
+def _counted(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
 
 
 def _ratio(table: Table, figures: Figures, row: str, one: str, by: str) -> str:

@@ -34,7 +34,7 @@ def write(result: Result, folder: Path) -> Path:
         {"table": table, "row": row, "who": who, "values": [float(f"{value:.6g}") for value in values]}
         for (table, row, who), values in result.figures.values.items()
     ]
-    failures = [{"row": row, "who": who, "error": why} for (row, who), why in result.figures.failures.items()]
+    failures = [{"row": row, "who": who, "errors": why} for (row, who), why in result.figures.failures.items()]
     data = {"benchmark": result.benchmark, "rounds": result.rounds, "about": result.about}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{result.benchmark}.json"
@@ -49,7 +49,7 @@ def read(path: Path) -> Result:
     values: dict[tuple[str, str, str], Sequence[float]] = {
         (figure["table"], figure["row"], figure["who"]): figure["values"] for figure in data["figures"]
     }
-    failures = {(failure["row"], failure["who"]): failure["error"] for failure in data["failures"]}
+    failures = {(failure["row"], failure["who"]): failure["errors"] for failure in data["failures"]}
     return Result(data["benchmark"], data["rounds"], data["about"], Figures(values, failures))
 
 

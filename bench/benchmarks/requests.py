@@ -13,7 +13,7 @@ from bench.figures import LIMIT, OURS, PEER, Benchmark, Figures, Table, Take, Va
 
 AT_ONCE = 32
 ROW = f"{AT_ONCE} in flight"
-SDK, SDK_AIOHTTP = "OpenAI SDK", "OpenAI SDK over aiohttp"
+SDK, SDK_AIOHTTP, PYDANTIC_AI = "OpenAI SDK", "OpenAI SDK over aiohttp", "pydantic-ai over aiohttp"
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def takes(quick: bool) -> Sequence[Take]:
     return [
         take(LIMIT, LIMIT, client="aiohttp"),
         take(OURS, OURS),
-        *(take(sdk, LIMIT, client=sdk) for sdk in (SDK, SDK_AIOHTTP)),
+        *(take(sdk, LIMIT, client=sdk) for sdk in (SDK, SDK_AIOHTTP, PYDANTIC_AI)),
         take(PEER, PEER),
         Take(OURS, "", account),
     ]
@@ -76,7 +76,12 @@ BENCHMARK = Benchmark(
         "client."
     ),
     tables=[
-        Table("rate", "Requests a second (more is better)", "/s", ratios=[(OURS, LIMIT), (OURS, SDK), (OURS, PEER)]),
+        Table(
+            "rate",
+            "Requests a second (more is better)",
+            "/s",
+            ratios=[(OURS, LIMIT), (OURS, PYDANTIC_AI), (OURS, PEER)],
+        ),
         Table("account", "Where the core's time goes, a request, by package"),
     ],
     takes=takes,

@@ -56,12 +56,17 @@ def asked_turns(times: int) -> float:
         return median_time(lambda: session.ask(QUESTION), times, warm=2)
 
 
-def turn_account(times: int) -> dict[str, Any]:
-    """Where the time of such a turn goes."""
+def turn_account(times: int, size: int) -> dict[str, Any]:
+    """Where the time of a turn goes, with a new context of `size` characters, or with none."""
+    text = text_of(size, "a")
     with engine(Script()) as rlm:
         session = rlm.session("persistent")
         session.ask(QUESTION)
-        return account(lambda: [session.ask(QUESTION) for _ in range(times)], times)
+
+        def turn() -> object:
+            return session.completion(text, QUESTION) if size else session.ask(QUESTION)
+
+        return account(lambda: [turn() for _ in range(times)], times)
 
 
 def fresh_turns(times: int) -> float:
@@ -131,7 +136,7 @@ def account(work: Callable[[], object], times: int) -> dict[str, Any]:
         "nobody on a core: hand-overs between threads and processes": max(0.0, wall - sum(running)),
         "wall clock": wall,
     }
-    return {"account": parts, "switches": sum(one.switches for one in used) / times}
+    return {"account": parts, "switches": {"all threads together": sum(one.switches for one in used) / times}}
 
 
 async def _native_id() -> int:

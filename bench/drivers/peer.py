@@ -148,8 +148,12 @@ def requests(url: str, count: int, at_once: int) -> float:
     openai = importlib.import_module("rlm.clients.openai")
     client = openai.OpenAIClient(api_key="none", model_name="gpt-4o-mini", base_url=url + "/v1")
 
+    async def measure() -> float:
+        async with client.async_client:
+            return await rate(lambda: client.acompletion(PROMPT), count, at_once)
+
     with on_one_core():
-        return asyncio.run(rate(lambda: client.acompletion(PROMPT), count, at_once))
+        return asyncio.run(measure())
 
 
 def set_poll(seconds: float) -> None:

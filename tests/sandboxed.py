@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import os
 import queue
+import shutil
 import signal
 import socket
 import subprocess
@@ -144,3 +145,13 @@ def program(folder: Path, *options: str, python: str = sys.executable) -> Iterat
         finally:
             process.kill()
             process.wait()
+
+
+def python_of(version: str) -> str | None:
+    """A Python of this minor version, on the PATH or from pyenv, that runs."""
+    name = f"python{version}"
+    candidates = [shutil.which(name), *map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/{name}"))]
+    for path in filter(None, candidates):  # pyenv puts shims on the PATH that only say that they are not chosen
+        if subprocess.run([path, "-c", ""], stderr=subprocess.DEVNULL, check=False).returncode == 0:
+            return path
+    return None

@@ -93,7 +93,7 @@ class Namespace:
         finally:
             folder, self._folder = self._folder, None
             if folder is not None:
-                await in_thread(lambda: shutil.rmtree(folder, ignore_errors=True))  # a gigabyte takes its time
+                await _remove(folder)
             _open.discard(self)
 
     def disown(self) -> None:
@@ -262,6 +262,16 @@ class Namespace:
         """The value of a name; a `RemoteValue` where it has no exact JSON form. Raises KeyError."""
         async with self._lock:
             return await (await self._live()).get(name)
+
+
+async def _remove(folder: Path) -> None:
+    def remove() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    try:
+        await in_thread(remove)  # a gigabyte takes its time
+    except RuntimeError:  # an interpreter that is ending starts no more threads
+        remove()
 
 
 _open: weakref.WeakSet[Namespace] = weakref.WeakSet()

@@ -9,8 +9,6 @@ from __future__ import annotations
 import base64
 import os
 import pickle
-import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any
 import pytest
 
 from rlm.environments import codec
-from tests.sandboxed import Host, inside, program
+from tests.sandboxed import Host, inside, program, python_of
 
 
 def base64_of(data: bytes) -> str:
@@ -495,16 +493,6 @@ thread.join()
 # -- as a program ------------------------------------------------------------------------------------------------------
 
 
-def found(version: str) -> str | None:
-    """A Python of this minor version, on the PATH or from pyenv, that runs."""
-    name = f"python{version}"
-    candidates = [shutil.which(name), *map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/{name}"))]
-    for path in filter(None, candidates):  # pyenv puts shims on the PATH that only say that they are not chosen
-        if subprocess.run([path, "-c", ""], stderr=subprocess.DEVNULL, check=False).returncode == 0:
-            return path
-    return None
-
-
 EVERYTHING = """
 import asyncio, os, sys, threading
 class Row:
@@ -529,7 +517,7 @@ except KeyError as error:
 
 @pytest.mark.parametrize("version", ["3.9", "3.10", "3.11", "3.12", "3.13", "3.14"])
 def test_the_same_worker_runs_under_every_python(version: str, tmp_path: Path) -> None:
-    python = found(version)
+    python = python_of(version)
     if python is None:
         pytest.skip(f"no Python {version} here")
     print(f"Python {version}: {python}")

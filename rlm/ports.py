@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from rlm.types import Event, Messages, Price, Reply, REPLResult
+from rlm.types import Event, Messages, Price, REPLResult, Reply
 
 Answer = Callable[[str, Sequence[Any], Mapping[str, Any]], Awaitable[Any]]
 """Answers a call of a running cell: (function's name, args, kwargs) -> the value, plain JSON data.

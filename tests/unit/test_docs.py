@@ -1,4 +1,4 @@
-"""Every example of the README and the docs runs as it is printed: with the real OpenAI client, against a loopback server.
+"""Every example of the README and the docs runs as printed: with the real OpenAI client, against a loopback server.
 
 The server plays a model that writes cells: it answers a sub-call with a word, and a turn with an answer that fits the
 schema it was shown.
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.provider_server import Answer, ProviderServer, Request
+from tests.provider_server import Answer, ProviderServer
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.benchmarks.cells import NOBODY, ON_LOOP, WORKER
-from bench.figures import OURS, PEER, PEER_FIXED, Benchmark, Figures, Table, Take, Target, ask
+from bench.benchmarks.cells import ON_LOOP, WORKER
+from bench.driver import Drivers
+from bench.figures import LIMIT, OURS, PEER, PEER_FIXED, Benchmark, Figures, Table, Take, Target, Values, ask
 from bench.show import amount, times
 
 ONE, BIG = "1 iteration", "1 iteration, context of 900,000"
@@ -25,9 +26,14 @@ def takes(quick: bool) -> Sequence[Take]:
         taken += [ask(who, FRESH, "fresh_turns", times=min(few, 5))]
         many = 8 if quick else 50
         taken += [ask(who, "", "many_turns", turns=many, rounds=2 if who == PEER else None)]
+    taken.append(Take(LIMIT, BIG, alone))
     for who, size in ((ASKED, 0), (BIG, 900_000)):
         taken.append(ask(who, "", "turn_account", driver=OURS, times=5 if quick else 100, size=size))
     return sorted(taken, key=lambda take: [t.row for t in taken].index(take.row))
+
+
+def alone(drivers: Drivers) -> Values:
+    return {"time": drivers[LIMIT].do("context", size=900_000)["time"]}
 
 
 def means(figures: Figures) -> str:
@@ -50,9 +56,9 @@ def where(figures: Figures) -> str:
         return amount(figures.median("account", part, BIG) - figures.median("account", part, ASKED), "s")
 
     return (
-        "A context of 900,000 characters goes through a file, which a thread of its own writes: beside a turn without "
-        f"new input that is {more(ON_LOOP)} more of the event loop's thread, {more(WORKER)} more of the worker, which "
-        f"decodes it, and {more(NOBODY)} more of neither: the writing thread, and waking it and being woken."
+        "A context of 900,000 characters goes through a file, of which one write and one decode alone take "
+        f"{figures.says('time', BIG, LIMIT)}. Beside a turn without new input it costs {more(ON_LOOP)} more of the "
+        f"event loop's thread, which writes it, and {more(WORKER)} more of the worker, which decodes it."
     )
 
 
@@ -62,7 +68,8 @@ BENCHMARK = Benchmark(
     how=(
         "One turn with a model that replies at once; each reply holds one cell. Unless a row says otherwise the "
         "session is warm and every turn brings a new context of 10,000 characters. A fresh namespace begins and ends "
-        "with the turn: for us that is a process, for the peer a dictionary in its own."
+        "with the turn: for us that is a process, for the peer a dictionary in its own. The limit of a large context "
+        "is one write and one decode of it."
     ),
     tables=[
         Table("time", "One turn", ratios=[(PEER, OURS), (PEER_FIXED, OURS)]),

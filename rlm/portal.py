@@ -36,7 +36,11 @@ class Portal:
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        while True:
+            try:
+                return self._loop.run_forever()
+            except (KeyboardInterrupt, SystemExit):  # a task's own, which its caller gets; the loop is everybody's
+                continue
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -96,14 +100,11 @@ class _Call:
         self._coroutine = coroutine
         self._loop = loop
         self._task: asyncio.Task[Any] | None = None
-        self._cancelled = False
         loop.call_soon_threadsafe(self._start)
 
     def _start(self) -> None:
         self._task = self._loop.create_task(self._run())
         self._task.add_done_callback(self._end)
-        if self._cancelled:
-            self._task.cancel()
 
     async def _run(self) -> Any:
         try:
@@ -125,9 +126,8 @@ class _Call:
         self._loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
-        self._cancelled = True
-        if self._task is not None:
-            self._task.cancel()
+        assert self._task is not None  # the loop has called _start before this
+        self._task.cancel()
 
 
 async def in_thread(work: Callable[[], T]) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import linecache
 import os
@@ -99,6 +100,14 @@ def test_what_children_had_written_by_the_end_is_all_there(output: tuple[Any, li
         assert os.write(end, b"%d" % number * (1 << 20)) >= 1 << 16  # as much as the pipe takes
     collected = output[0].collect()
     assert {len(collected[stream]["text"]) for stream in ("stdout", "stderr")} == {1 << 16}
+
+
+def test_text_that_c_code_holds_is_flushed(output: tuple[Any, list[int]], capfd: Any) -> None:
+    libc = ctypes.CDLL(None)
+    libc.printf(b"from C\n")
+    output[0].collect()
+    output[0].collect()
+    assert capfd.readouterr().out == "from C\n"
 
 
 def test_a_child_made_by_fork_writes_past_the_capture(output: tuple[Any, list[int]], capfd: Any) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from rlm.environments import kernel as module
+from rlm.environments import wire
 from rlm.environments.kernel import Kernel, Names, WorkerGone
 from rlm.environments.payload import pack
 from rlm.environments.process import RUN, WORKER_FOLDER, ProcessTransport
@@ -581,7 +582,7 @@ class Scripted:
         return frame
 
     def say(self, *frames: Any) -> None:
-        self._said.put_nowait(b"".join(json.dumps(frame).encode() + b"\n" for frame in frames))
+        self._said.put_nowait(b"".join(map(wire.encode, frames)))
 
     def say_ready(self) -> None:
         self.say({"type": "ready", "python": "3.11.7", "pid": 1})

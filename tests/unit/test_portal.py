@@ -40,6 +40,18 @@ def test_run_waits_for_the_result_or_the_exception() -> None:
         portal().run(fail())
 
 
+@pytest.mark.parametrize("exit", [SystemExit(3), KeyboardInterrupt()], ids=repr)
+def test_a_coroutine_that_exits_ends_nothing_but_itself(exit: BaseException) -> None:
+    async def leave() -> None:
+        raise exit
+
+    with pytest.raises(type(exit)):
+        portal().run(leave())
+    with pytest.raises(type(exit)):
+        asyncio.run(portal().hop(leave()))
+    assert portal().run(add(1, 2)) == 3
+
+
 def test_there_is_one_portal() -> None:
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(lambda _: portal(), range(50)))) == 1
@@ -242,7 +254,8 @@ def test_in_thread_gives_results_and_exceptions() -> None:
     asyncio.run(main())
 
 
-def test_a_cancelled_thread_is_left_to_itself() -> None:
+@pytest.mark.parametrize("loop_ended", [False, True])
+def test_a_cancelled_thread_is_left_to_itself(loop_ended: bool) -> None:
     go, ended = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -255,9 +268,13 @@ def test_a_cancelled_thread_is_left_to_itself() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        if not loop_ended:
+            go.set()
+            await in_thread(lambda: ended.wait(PATIENCE))
+            await asyncio.sleep(0.05)
 
     asyncio.run(main())
-    go.set()  # its loop is closed by now, which is no harm
+    go.set()
     assert ended.wait(PATIENCE)
 
 

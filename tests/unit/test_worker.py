@@ -177,6 +177,23 @@ def test_output_comes_while_the_cell_runs() -> None:
     inside(script)
 
 
+def test_what_is_printed_from_within_a_send_waits() -> None:
+    def script(host: Host) -> None:
+        host.expect("ready")
+        code = """
+class Loud:
+    def __del__(self): print("freed", flush=True)
+loud = Loud()
+with llm_query.__self__.channel.sending:  # as where the interpreter frees an object while a frame is sent
+    del loud
+    print(llm_query("?"))
+"""
+        done = host.run(code, answer=lambda prompt: "answered")
+        assert done["printed"]["stdout"] == "freed\nanswered\n"
+
+    inside(script)
+
+
 # -- values ------------------------------------------------------------------------------------------------------------
 
 

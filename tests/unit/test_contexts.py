@@ -20,7 +20,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rlm.environments import LocalREPL, payload
-from rlm.errors import ContextError, SessionClosedError
+from rlm.errors import ContextError, SandboxError, SessionClosedError
 from rlm.types import Tool
 
 texts = st.text(st.characters(codec=None, exclude_categories=()))
@@ -218,6 +218,28 @@ def test_an_input_that_ends_the_worker_is_told_and_the_next_one_stands(repl: Loc
         repl.add_context(Bomb())
     assert shown(repl, "context") == "first"
     assert (repl.get_context_count(), repl.add_context("second")) == (1, 1)
+
+
+class Fuse:
+    """Ends the process that unpickles it once its file is there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return exec, (f"import os\nif os.path.exists({str(self.path)!r}): os.abort()",)
+
+
+def test_an_input_that_ends_every_new_worker_is_a_failed_start(repl: LocalREPL, tmp_path: Path) -> None:
+    repl.add_context("first")
+    repl.add_context(Fuse(tmp_path / "lit"))
+    (tmp_path / "lit").touch()
+    for _ in range(2):
+        with pytest.raises(SandboxError, match=r"did not survive its inputs: .*SIGABRT"):
+            repl.execute_code("import os; os._exit(1)")
+    (tmp_path / "lit").unlink()
+    result = repl.execute_code("print(context)")
+    assert (result.stdout, result.restarted) == ("first\n", True)
 
 
 def test_an_input_given_at_construction_is_there_from_the_start() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from rlm.types import Event, Messages, Price, REPLResult, Reply
+from rlm.types import Event, Messages, Price, REPLResult, Reply, UsageSummary
 
 Answer = Callable[[str, Sequence[Any], Mapping[str, Any]], Awaitable[Any]]
 """Answers a call of a running cell: (function's name, args, kwargs) -> the value, plain JSON data.
@@ -19,7 +19,12 @@ It may raise `CallFailed`, which is what the cell then sees."""
 
 
 class CallFailed(Exception):
-    """A call could not be answered; the cell sees the message. `reason` is one word for code to decide on."""
+    """A call could not be answered; the cell sees the message. `reason` is one word for code to decide on.
+
+    usage_summary: what was used up before it failed, where anything was.
+    """
+
+    usage_summary: UsageSummary | None = None
 
     def __init__(self, message: str, reason: str = "error") -> None:
         super().__init__(message)

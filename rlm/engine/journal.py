@@ -125,8 +125,8 @@ class Journal:
         try:
             value = await (answer(name, args, kwargs) if answer else self._inner.call(key, name, args, kwargs))
         except CallFailed as failed:
-            seconds = self._clock() - began
-            await self._made_call(Called(key, name, prompt, error=str(failed), reason=failed.reason, seconds=seconds))
+            seconds, used = self._clock() - began, failed.usage_summary or _NOTHING
+            await self._made_call(Called(key, name, prompt, None, str(failed), failed.reason, used, seconds))
             raise
         seconds = self._clock() - began
         priced = value if isinstance(value, Priced) else Priced(value, _NOTHING)

@@ -198,6 +198,21 @@ def test_calls_are_recorded_with_what_they_asked_gave_cost_and_took() -> None:
     )
 
 
+def test_a_failed_call_is_recorded_with_what_it_cost() -> None:
+    used = UsageSummary({"m": Usage(2, 30, 4)})
+
+    async def failing(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        failed = CallFailed("too late", "limit")
+        failed.usage_summary = used
+        raise failed
+
+    log = Log(Scripted(calling(("rlm_query", ["a"], {}))))
+    result = asyncio.run(log.journal.run("c", failing))
+    [called] = [event for event in log.events if isinstance(event, Called)]
+    assert (called.error, called.reason, called.usage_summary) == ("too late", "limit", used)
+    assert [record.usage_summary for record in result.rlm_calls] == [used]
+
+
 def test_what_has_begun_is_told_and_not_recorded() -> None:
     log = Log(Scripted(calling(("llm_query", ["a"], {}))))
     asyncio.run(log.journal.ask([], "final"))

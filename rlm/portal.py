@@ -72,7 +72,10 @@ class Portal:
             raise
 
     async def hop(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run the coroutine on the portal's loop and await it from whatever loop the caller runs on."""
+        """Run the coroutine on the portal's loop and await it from whatever loop the caller runs on.
+
+        A cancellation is handed on, and raised once the coroutine has ended, from the exception that it tells with it.
+        """
         if asyncio.get_running_loop() is self._loop:
             return await coroutine
         call = _Call(coroutine, self._loop)
@@ -86,9 +89,9 @@ class Portal:
                     await asyncio.wait([ended])
                 except asyncio.CancelledError:
                     continue  # asked twice; the first time counts, and its end is near
-            if not ended.cancelled():
-                ended.exception()
-            raise
+            ended.exception()
+            told = call.cancelled.__cause__ if call.cancelled is not None else None
+            raise asyncio.CancelledError from told
 
 
 class _Call:

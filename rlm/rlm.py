@@ -7,6 +7,7 @@ fresh session, `persistent=True` gives one for all, `session(name)` any number o
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping, Sequence
@@ -31,6 +32,8 @@ from rlm.types import Event, Limits, Listener, RLMChatCompletion, Tool
 
 if TYPE_CHECKING:
     from rlm.compat import Older
+
+log = logging.getLogger("rlm")
 
 TAKEN = {
     "tools": "give them to RLM(tools=)",
@@ -103,7 +106,9 @@ class RLM(Closing):
         self._environment = environment
         self._environment_kwargs = dict(environment_kwargs or {})
         self._check_environment()
-        self._models = [model for model in named.values() if isinstance(model, SupportsClose)]  # others are the user's
+        users = (model, sub_model, *(sub_model if isinstance(sub_model, (list, tuple)) else ()))  # theirs to close
+        ours = [one for one in dict.fromkeys(models) if not any(one is theirs for theirs in users)]
+        self._models = [one for one in ours if isinstance(one, SupportsClose)]
         self._listening = Listening([*given.listeners, *([lambda: listener] if listener else [])])
         weakref.finalize(self, self._listening.close)
         self._sessions: dict[str, Session] = {}
@@ -176,9 +181,14 @@ class RLM(Closing):
             return session
 
     async def _done_with(self, session: Session) -> None:
+        """Close the session of one completion. Its answer is there, or its error: a failing end takes neither away."""
         if session in self._passing:
-            await session.aclose()
-            self._passing.discard(session)
+            try:
+                await session.aclose()
+            except Exception:
+                log.exception("the environment of a completion could not be closed")
+            finally:
+                self._passing.discard(session)
 
     # -- sessions --------------------------------------------------------------------------------------------------
 
@@ -230,10 +240,12 @@ class RLM(Closing):
         with self._opening:
             self._closed = True
             sessions = [*self._sessions.values(), *self._passing]
-        await asyncio.gather(*(session.aclose() for session in sessions))
+        ended = await asyncio.gather(*(session.aclose() for session in sessions), return_exceptions=True)
         self._listening.close()
-        for model in self._models:
-            await model.aclose()
+        ended += await asyncio.gather(*(model.aclose() for model in self._models), return_exceptions=True)
+        for error in ended:
+            if error is not None:
+                raise error
 
     def _check_open(self) -> None:
         if self._closed:

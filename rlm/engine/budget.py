@@ -59,8 +59,10 @@ class Ledger:
     def require_prices(self, models: Iterable[Model]) -> None:
         """Raise `ConfigurationError` if money is limited and a model has no known price."""
         limit = next((one.limits.usd for one in self._chain if one.limits.usd is not None), None)
+        if limit is None:
+            return  # looking prices up takes half a second
         unknown = [model.name for model in models if model.price is None]
-        if limit is not None and unknown:
+        if unknown:
             raise ConfigurationError(
                 f"Limits(usd={limit}) cannot be held: no price is known for {', '.join(unknown)}. "
                 "Limit tokens or calls instead, or take models whose prices are known."

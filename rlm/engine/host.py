@@ -125,12 +125,17 @@ class Tree:
         except CallFailed:
             raise
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise  # by us, not by the function
+            if _cancelled_by_us():
+                raise
             raise _tool_failed(error) from error
         except (Exception, SystemExit) as error:
             raise _tool_failed(error) from error
+
+
+def _cancelled_by_us() -> bool:
+    """Whether this task is asked to end; else a `CancelledError` is of the user's own making."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _guarded(tool: Tool, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -175,7 +180,15 @@ class LiveHost:
     async def _ask(self, model: Model, messages: Messages, settings: Mapping[str, Any]) -> Reply:
         async with self._tree.ledger.reserve(model, messages, settings.get("max_tokens")) as slot:
             slot.sent = True
-            reply = await model.reply(messages, **settings)
+            try:
+                reply = await model.reply(messages, **settings)
+            except ModelError as error:
+                slot.sent = error.status is None  # a request that was refused with a status was not served, nor billed
+                raise
+            except (asyncio.CancelledError, SystemExit) as error:
+                if _cancelled_by_us():
+                    raise
+                raise ModelError(f"{model.name}: {type(error).__name__}: {error}", model=model.name) from error
             if not isinstance(reply, Reply):
                 raise ModelError(f"{model.name}: reply() gave {reply!r}, not a rlm.types.Reply", model=model.name)
             slot.settle(reply.usage)
@@ -206,8 +219,10 @@ class LiveHost:
             if name == "rlm_query" and self._depth + 1 < self._tree.setup.limits.depth:
                 return await self._child(key, prompt, chosen)
             reply = await self._ask(chosen, as_messages(prompt), self._tree.setup.sub_settings)
+        except CallFailed:
+            raise
         except Exception as error:  # also what a model of the user's own raises: only this call fails
-            raise CallFailed(f"{type(error).__name__}: {error}", _reason(error)) from error
+            raise _failed(error) from error
         return Priced(reply.text, UsageSummary({chosen.name: reply.usage}))
 
     async def _child(self, key: str, prompt: Any, model: Model) -> Priced:
@@ -228,6 +243,8 @@ class LiveHost:
                         errors=setup.limits.errors,
                         output_limit=setup.output_limit,
                     )
+                except Exception as error:  # the call fails, and what it consumed is told
+                    raise _failed(error, host.usage) from error
                 finally:
                     self.usage = self.usage + host.usage
             finally:
@@ -315,6 +332,12 @@ def _is_message(value: Any) -> bool:
         and value.get("role") in ("system", "user", "assistant")
         and isinstance(value.get("content"), str)
     )
+
+
+def _failed(error: Exception, usage: UsageSummary | None = None) -> CallFailed:
+    failed = CallFailed(f"{type(error).__name__}: {error}", _reason(error))
+    failed.usage_summary = usage
+    return failed
 
 
 def _reason(error: Exception) -> str:

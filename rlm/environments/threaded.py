@@ -131,10 +131,12 @@ class Threaded:
         """Clean the environment up and end its thread. Twice is fine."""
         built, self._built = self._built, None
         self._lost = self._lost or "it was closed"
-        if built is not None and not self._abandoned:
-            await self._in_thread(built.cleanup)
-        self._jobs.put(None)
-        await self._handler.close()
+        try:
+            if built is not None and not self._abandoned:
+                await self._in_thread(built.cleanup)
+        finally:
+            self._jobs.put(None)
+            await self._handler.close()
 
     def take_notes(self) -> list[str]:
         return []

@@ -7,6 +7,7 @@ everything that was told so far.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
@@ -51,7 +52,12 @@ class Listening:
             return
         loop = asyncio.get_running_loop()
         seen = asyncio.Event()
-        self._told.put(lambda: loop.call_soon_threadsafe(seen.set))
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed, so that nobody waits any more
+                loop.call_soon_threadsafe(seen.set)
+
+        self._told.put(tell)
         await seen.wait()
 
     def close(self) -> None:
@@ -75,5 +81,5 @@ def _hand_over(event: Event, listeners: Sequence[Listener]) -> None:
     for listener in listeners:
         try:
             listener(event)
-        except Exception:  # a spectator's failure is its own; it is written down, and the turn goes on
+        except BaseException:  # a spectator's failure, or exit, is its own: it is written down, and the turn goes on
             log.exception("a listener raised on %s", event.kind)

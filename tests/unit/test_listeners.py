@@ -56,17 +56,42 @@ def test_they_are_called_in_one_thread_that_is_not_the_loops() -> None:
     listening.close()
 
 
-def test_one_that_raises_is_logged_and_the_others_hear_on(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+def test_one_that_raises_is_logged_and_the_others_hear_on(
+    kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
     heard: list[str] = []
 
     def fail(event: Event) -> None:
-        raise ValueError("no ears")
+        raise kind("no ears")
 
     listening = Listening([lambda: fail, lambda: lambda event: heard.append(event.at)])
     with caplog.at_level(logging.ERROR, "rlm"):
         tell(listening, Asked("a"), Asked("b"))
     assert heard == ["a", "b"]
-    assert caplog.text.count("ValueError: no ears") == 2
+    assert caplog.text.count(f"{kind.__name__}: no ears") == 2
+    listening.close()
+
+
+def test_a_loop_that_closed_before_they_caught_up_stops_nobody() -> None:
+    heard: list[str] = []
+    may_hear = threading.Event()
+
+    def listen(event: Event) -> None:
+        may_hear.wait(30)
+        heard.append(event.at)
+
+    listening = Listening([lambda: listen])
+
+    async def give_up() -> None:
+        listening.begin()(Asked("a"))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(listening.caught_up(), 0.05)
+
+    asyncio.run(give_up())
+    may_hear.set()
+    tell(listening, Asked("b"))
+    assert heard == ["a", "b"]
     listening.close()
 
 

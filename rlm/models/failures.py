@@ -12,7 +12,13 @@ from dataclasses import dataclass
 
 RETRIED_STATUSES = frozenset({408, 409, 429})
 LONGEST_MESSAGE = 300
-KEY_LIKE = re.compile(r"\b(?:sk|pk|gsk|xai|key|AIza)[-_][-_*\w]{6,}|\bBearer\s+\S+", re.IGNORECASE)
+KEY_LIKE = re.compile(
+    r"\b(?:sk|pk|gsk|xai|key|nvapi)[-_][-_*\w]{6,}"
+    r"|\b(?:hf|r8|gh[opsur]|github_pat|pplx)[-_][*a-z0-9]{12,}\w*"  # long: hf_transfer is a library
+    r"|(?-i:AIza[-_*\w]{6,}|(?:AKIA|ASIA)[A-Z0-9*]{8,})"  # Google's and Amazon's, also where no word begins
+    r"|\bBearer\s+\S+",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlm.cli.exits import without_keys
 from rlm.config import Config, config_path, first_set, load_config, variable
 from rlm.errors import ConfigurationError, MissingExtraError, MissingKeyError
 from rlm.models import ScriptedModel, get_model
@@ -310,6 +311,34 @@ def test_a_message_never_holds_the_key(before: str, key: str, after: str) -> Non
 @pytest.mark.parametrize("key", ["sk-proj-abcdef0123456789", "sk-abc***wxyz", "Bearer abc.def.ghi", "gsk_abcdefghijkl"])
 def test_a_message_never_holds_what_looks_like_a_key(key: str) -> None:
     assert presentable(f"Incorrect key: {key} is wrong") == "Incorrect key: [key] is wrong"
+
+
+KEYS = {
+    "sk-": 20, "sk-proj-": 20, "sk-ant-api03-": 20, "gsk_": 20, "xai-": 20, "nvapi-": 20, "pplx-": 32, "AIzaSy": 33,
+    "hf_": 34, "ghp_": 36, "gho_": 36, "github_pat_": 22, "r8_": 37,
+}  # fmt: skip
+
+
+@given(
+    st.one_of(
+        *(
+            st.text(string.ascii_letters + string.digits, min_size=length, max_size=length + 20).map(prefix.__add__)
+            for prefix, length in KEYS.items()
+        ),
+        st.text(string.ascii_uppercase + string.digits, min_size=16, max_size=16).map("AKIA".__add__),
+    ),
+    st.sampled_from(["", "key=", "'", "x-goog-api-key: ", "https://host/v1?key=", '{"key":"', "\n"]),
+    st.sampled_from(["", ".", "'", "&alt=sse", '"}', " is wrong"]),
+)
+def test_a_token_that_looks_like_a_key_never_survives(key: str, before: str, after: str) -> None:
+    assert key not in (shown := without_keys(before + key + after))
+    assert key[-8:] not in shown
+    assert key[-8:] not in presentable(before + key + after)
+
+
+@pytest.mark.parametrize("text", ["hf_transfer is missing", "no model pplx-70b-online", "r8_g8_b8_a8_unorm", "AKIAB"])
+def test_what_only_begins_like_a_key_is_kept(text: str) -> None:
+    assert without_keys(text) == presentable(text) == text
 
 
 def test_a_long_message_is_cut_and_put_on_one_line() -> None:

@@ -351,10 +351,12 @@ class Kernel:
 
     async def _end(self) -> None:
         """The worker is gone, or must go: once it has, tell everybody who waits."""
-        await self.transport.close()
-        if self.dead is None or self.dead == DIED:
-            self.dead = DIED + self._how_it_ended()
-        self._fail(self.dead)
+        try:
+            await self.transport.close()
+        finally:
+            if self.dead is None or self.dead == DIED:
+                self.dead = DIED + self._how_it_ended()
+            self._fail(self.dead)
 
     def _how_it_ended(self) -> str:
         how = self.transport.ended() if isinstance(self.transport, TellsItsEnd) else ""

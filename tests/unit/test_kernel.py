@@ -60,9 +60,9 @@ class Bare:
         return await self._process.stdout.read(1 << 16)
 
     async def close(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
         if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             await self._process.wait()
 
 
@@ -801,6 +801,27 @@ def test_an_end_at_the_moment_of_cancelling_is_an_end() -> None:
         assert (await kernel.run("pass")).error is None
 
     over(Scripted(end), script)
+
+
+def test_a_transport_that_fails_to_close_leaves_nobody_waiting() -> None:
+    class Broken(Scripted):
+        async def close(self) -> None:
+            await super().close()
+            raise OSError("the provider's API is down")
+
+    async def die(worker: Scripted) -> None:
+        worker.say_ready()
+        await worker.hear("run")
+
+    async def main() -> None:
+        kernel = Kernel(Broken(die))
+        await kernel.start()
+        with pytest.raises(WorkerGone, match="died"):
+            await kernel.run("pass")
+        with pytest.raises(OSError, match="API is down"):
+            await kernel.close()
+
+    asyncio.run(main())
 
 
 def test_a_send_that_fails_is_a_death_that_the_reader_tells() -> None:

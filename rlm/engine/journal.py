@@ -22,6 +22,8 @@ from rlm.types import Called, CallRecord, Event, Messages, Ran, Replied, REPLRes
 
 _BATCHED = {"llm_query_batched": "llm_query", "rlm_query_batched": "rlm_query"}
 _PROMPT_SHOWN = 500  # characters of what a call asked, in its event
+_VALUE_SHOWN = 4_000  # characters and items of what a tool returned, in the result of the cell
+_SIZED = (str, bytes, bytearray, dict, list, tuple, set, frozenset)
 _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -135,7 +137,7 @@ class Journal:
 
     async def _made_call(self, event: Called) -> None:
         await self._append(event)
-        response = event.value if isinstance(event.value, str) else repr(event.value)
+        response = _shown(event.value)
         record = CallRecord(
             event.at,
             event.name,
@@ -185,13 +187,43 @@ class _Calls:
             return {"error": str(failed), "reason": failed.reason}
 
     def _key(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        text = _text([list(args), dict(kwargs)])
-        digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-        call = f"{name}:{digest}"
+        call = f"{name}:{_digest(args, kwargs)}"
         key = f"{self._cell}/{call}#{self._seen[call]}"
         self._seen[call] += 1
         self._journal.diverged += self._complete and key not in self._journal.record.called
         return key
+
+
+def _digest(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """16 digits. A text alone is hashed as it is: prompts are large, and writing them as JSON first takes longer."""
+    if len(args) == 1 and isinstance(args[0], str):
+        digest = blake2b(f"text{_text(dict(kwargs))}\n".encode("utf-8", "surrogatepass"), digest_size=8)
+        digest.update(args[0].encode("utf-8", "surrogatepass"))
+    else:
+        digest = blake2b(_text([list(args), dict(kwargs)]).encode("utf-8", "surrogatepass"), digest_size=8)
+    return digest.hexdigest()
+
+
+def _shown(value: Any) -> str:
+    """A value as a result of a cell shows it. Text is shown whole; what else is large is told by its type and length,
+    because `repr` of it would hold everything else up."""
+    if isinstance(value, str):
+        return value
+    room, parts = _VALUE_SHOWN, [value]
+    while parts and room >= 0:
+        part = parts.pop()
+        if isinstance(part, int):
+            room -= 1 + part.bit_length() // 3  # a digit is more than 3 bits; `repr` refuses thousands of them
+        else:
+            room -= 1 + (len(part) if isinstance(part, _SIZED) else 0)
+        if room >= 0 and isinstance(part, dict):
+            parts += [*part.keys(), *part.values()]
+        elif room >= 0 and isinstance(part, (list, tuple, set, frozenset)):
+            parts += part
+    if room >= 0:
+        return repr(value)
+    length = f" of length {len(value):,}" if isinstance(value, _SIZED) else ""
+    return f"<{type(value).__name__}{length}, too large to be shown>"
 
 
 def _text(value: Any) -> str:

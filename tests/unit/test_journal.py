@@ -142,6 +142,9 @@ def test_places_count_asks_cells_and_equal_calls() -> None:
         (("f", [1], {}), ("f", ["1"], {})),
         (("f", ["\ud83d\ude00"], {}), ("f", ["😀"], {})),
         (("f", [None], {}), ("f", [float("nan")], {})),
+        (("f", ["a"], {}), ("f", ["a"], {"model": "m"})),
+        (("f", ["text{}\na"], {}), ("f", ["a"], {})),
+        (("f", ['[["a"],{}]'], {}), ("f", ["a"], {})),
     ],
 )
 def test_different_calls_have_different_places(one: Any, other: Any) -> None:
@@ -211,6 +214,57 @@ def test_a_failed_call_is_recorded_with_what_it_cost() -> None:
     [called] = [event for event in log.events if isinstance(event, Called)]
     assert (called.error, called.reason, called.usage_summary) == ("too late", "limit", used)
     assert [record.usage_summary for record in result.rlm_calls] == [used]
+
+
+class Watched(list[int]):
+    """A list that says whether somebody has written all of it out."""
+
+    written = 0
+
+    def __repr__(self) -> str:
+        Watched.written += 1
+        return super().__repr__()
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ({"x": [1, (2.5, None)]}, "{'x': [1, (2.5, None)]}"),
+        ("a" * 100_000, "a" * 100_000),
+        ([Watched(range(50_000))], "<list of length 1, too large to be shown>"),
+        (Watched(range(50_000)), "<Watched of length 50,000, too large to be shown>"),
+        ({"a": b"x" * 20_000, "b": 1}, "<dict of length 2, too large to be shown>"),
+        (10**4_300, "<int, too large to be shown>"),
+    ],
+    ids=["small", "text", "inside", "list", "bytes", "number"],
+)
+def test_a_large_value_of_a_tool_is_recorded_whole_and_not_written_out(value: Any, shown: str) -> None:
+    async def tool(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        return value
+
+    async def cell(answer: Answer) -> REPLResult:
+        assert await answer("tool", [], {}) is value
+        return REPLResult()
+
+    log = Log(Scripted({"c": cell}))
+    [record] = asyncio.run(log.journal.run("c", tool)).rlm_calls
+    [called] = [event for event in log.events if isinstance(event, Called)]
+    assert called.value is value
+    assert (record.response, Watched.written) == (shown, 0)
+
+
+def test_a_prompt_is_placed_without_writing_it_as_json() -> None:
+    class Prompt(str):
+        """A text whose characters nobody but the hash has looked at."""
+
+        def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+            encoded.append(encoding)
+            return super().encode(encoding, errors)
+
+    encoded: list[str] = []
+    log = Log(Scripted(calling(("f", [Prompt("a")], {}), ("f", ["a"], {}))))
+    printed(log)
+    assert (encoded, [key[-2:] for key in log.keys]) == (["utf-8"], ["#0", "#1"])
 
 
 def test_what_has_begun_is_told_and_not_recorded() -> None:

@@ -152,4 +152,6 @@ def chat(messages: Messages) -> str:
         return cell("print('started')\nwhile True: pass")
     if "fail" in question:
         return refused(messages)
+    if "break" in question:
+        raise ValueError("the client\ndoes not know what to do")
     return cell(SUBMIT.format('f"the sum is {sum(numbers)}"'))

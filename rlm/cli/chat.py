@@ -113,7 +113,7 @@ class Chat:
                 self._command(entry)
             else:
                 turn(self._output, self._watch, lambda: self._session.ask(entry.strip()))
-        except (RLMError, OSError, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, BrokenPipeError) or is_terminated(error):
                 raise
             if code_of(error) == CANCELLED and not self._lines.typed:

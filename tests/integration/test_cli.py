@@ -419,6 +419,13 @@ def test_what_fails_in_a_chat_is_said_and_the_chat_goes_on(rlm: Shell) -> None:
     assert wrong[1] == "rlm: the provider said no to [key]"
 
 
+def test_what_nobody_foresaw_in_a_model_is_said_in_one_line_and_the_chat_goes_on(rlm: Shell) -> None:
+    done = rlm("chat", *model("chat"), "-q", stdin="remember this\nbreak\nsum?\n")
+    assert (done.returncode, done.stdout.splitlines()) == (1, ["kept", "the sum is 6"])
+    [wrong] = done.stderr.splitlines()
+    assert "ValueError: the client does not know what to do" in wrong
+
+
 def test_a_chat_in_json_has_a_line_for_each_turn_and_nothing_else(rlm: Shell) -> None:
     done = rlm("chat", *model("chat"), "--json", "-q", stdin="remember this\n/vars\nsum?\nfail\n")
     results = [json.loads(line) for line in done.stdout.splitlines()]

@@ -120,6 +120,7 @@ class _Cell:
     streams: dict[str, list[str]] = field(default_factory=lambda: {"stdout": [], "stderr": []})
     output: int = 0
     calls: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    dropped: set[asyncio.Task[None]] = field(default_factory=set)
     records: list[CallRecord] = field(default_factory=list)
     stopped: str | None = None
     ended: bool = False
@@ -216,8 +217,8 @@ class Kernel:
         """Run one cell. `timeout` in seconds; `fresh` begins a turn (a new `answer`).
 
         Cancelling interrupts the cell and waits until it has stopped, at most `CANCEL_GRACE_SECONDS`, or kills the
-        worker. Raises `WorkerGone`, and what `printed` raised, once the cell has ended; everything else that goes wrong
-        in a cell is in the result.
+        worker. Calls that outlive their cell are cancelled, and given as long to end. Raises `WorkerGone`, and what
+        `printed` raised, once the cell has ended; everything else that goes wrong in a cell is in the result.
         """
         loop = asyncio.get_running_loop()
         self._check()
@@ -243,6 +244,8 @@ class Kernel:
                 timer.cancel()
             self._cell = None
             self._drop_calls(cell, "the cell that made this call has ended")
+            if cell.dropped:  # what they cost, and what they clean up, belongs to this cell
+                await asyncio.wait(cell.dropped, timeout=CANCEL_GRACE_SECONDS)
         if cell.failed is not None:
             raise cell.failed
         return self._result(cell, frame, time.perf_counter() - started, timeout)
@@ -438,6 +441,8 @@ class Kernel:
         """Calls that nobody needs the answer of end here; threads that wait for one are told."""
         for number, task in cell.calls.items():
             task.cancel()
+            cell.dropped.add(task)
+            task.add_done_callback(cell.dropped.discard)
             if self.dead is None:
                 self._send({"type": "reply", "id": number, "error": error, "reason": "cancelled"})
         cell.calls.clear()

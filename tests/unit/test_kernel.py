@@ -386,6 +386,7 @@ def test_the_answers_of_a_cells_calls_end_with_it(connect: Callable[[], Transpor
             try:
                 await asyncio.Event().wait()
             finally:
+                await asyncio.sleep(0.01)  # as who cleans up in a database does
                 ended.set()
 
         code = """
@@ -396,7 +397,7 @@ thread.start()
 llm_query("fast")
 """
         assert (await kernel.run(code, slow)).error is None
-        await ended.wait()
+        assert ended.is_set()
         told = await kernel.run("thread.join()\nprint(answers, answers[0].reason)")
         assert told.stdout == "['Error: the cell that made this call has ended'] cancelled\n"
 
@@ -756,6 +757,71 @@ def test_a_worker_that_stays_silent_is_interrupted_twice_and_then_ended() -> Non
 
     over(Scripted(ignore), script)
     assert len(interrupts) == 2
+
+
+@pytest.mark.parametrize("end", ["done", "cancelled", "death"])
+def test_however_a_cell_ends_its_calls_have_ended_before(end: str) -> None:
+    async def play(worker: Scripted) -> None:
+        worker.say_ready()
+        await worker.hear("run")
+        worker.say(call(1), call(2))
+        if end == "cancelled":
+            await worker.hear("interrupt")
+        if end != "death":
+            worker.say(done())
+            await worker.hear("no more")
+
+    async def script(kernel: Kernel) -> None:
+        begun, ended = asyncio.Semaphore(0), 0
+
+        async def never(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+            nonlocal ended
+            begun.release()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.01)
+                ended += 1
+
+        cell = asyncio.create_task(kernel.run("pass", never))
+        for _ in range(2):
+            await begun.acquire()
+        if end == "cancelled":
+            cell.cancel()
+        [how] = await asyncio.gather(cell, return_exceptions=True)
+        kinds = {"done": REPLResult, "cancelled": asyncio.CancelledError, "death": WorkerGone}
+        assert (type(how), ended) == (kinds[end], 2)
+
+    over(Scripted(play), script)
+
+
+def test_a_call_that_does_not_end_holds_its_cell_up_no_longer_than_the_grace() -> None:
+    async def play(worker: Scripted) -> None:
+        worker.say_ready()
+        await worker.hear("run")
+        worker.say(call(1))
+        await worker.hear("go on")
+
+    async def script(kernel: Kernel) -> None:
+        begun, released, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def stubborn(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await released.wait()
+                ended.set()
+
+        cell = asyncio.create_task(kernel.run("pass", stubborn))
+        await begun.wait()
+        kernel._receive(done())
+        await cell
+        assert not ended.is_set()
+        released.set()
+        await ended.wait()
+
+    over(Scripted(play), script)
 
 
 def test_calls_of_an_interrupted_cell_are_refused() -> None:

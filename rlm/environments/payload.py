@@ -8,6 +8,7 @@ a restarted worker gets its inputs back.
 from __future__ import annotations
 
 import base64
+import filecmp
 import pickle
 import pickletools
 import tempfile
@@ -33,6 +34,14 @@ class Payload:
     def read(self) -> str:
         """The bytes as base64, for a transport that has nothing better than frames."""
         return self.text or base64.b64encode(self.path.read_bytes() if self.path else b"").decode("ascii")
+
+    def equals(self, other: Payload) -> bool:
+        """Whether both hold the same bytes in the same format. Reads files, where there are any."""
+        if (self.type, self.format, self.text) != (other.type, other.format, other.text):
+            return False
+        if self.path is None or other.path is None:
+            return self.path is other.path
+        return filecmp.cmp(self.path, other.path, shallow=False)
 
     def has_code(self) -> bool:
         """Whether a pickle holds functions or classes, which only the same minor version of Python loads."""

@@ -230,18 +230,33 @@ class Namespace:
             return number
 
     async def put_history(self, messages: Sequence[Mapping[str, Any]], index: int | None = None) -> int:
-        """Bind a copy of the messages to `history_N`; returns N."""
+        """Bind a copy of the messages to `history_N`; returns N. No worker is started for it: the next one has it."""
         payload = await self._pack([dict(message) for message in messages])
         async with self._lock:
             number = self.histories if index is None else index
-            await self._put("history", number, payload, None)
+            if self._kernel is not None and self._kernel.dead is None:
+                await self._put("history", number, payload, None)
+            else:
+                self._check_open()
+                names = _names("history", number, None)
+                self._given[names[0]] = Given(names, payload)
             self.histories = max(self.histories, number + 1)
             return number
 
+    async def holds(self, index: int, value: Any) -> bool:
+        """Whether `context_{index}` was made of a value that is laid down as this one is. Raises `ContextError`."""
+        given = self._given.get(f"context_{index}")
+        if given is None:
+            return False
+        payload = await self._pack(value)
+        try:
+            return await in_thread(lambda: payload.equals(given.payload))
+        finally:
+            if payload.path is not None:
+                payload.path.unlink(missing_ok=True)
+
     async def _put(self, kind: str, number: int, payload: Payload, name: str | None) -> None:
-        if number < 0:
-            raise ValueError(f"{kind}_{number}: an index starts at 0; None takes the next one")
-        names = (f"{kind}_{number}", *((kind,) if number == 0 else ()), *((name,) if name else ()))
+        names = _names(kind, number, name)
         try:
             await (await self._live()).load(names, payload)
         except WorkerGone:  # it died idle; a second death in a row is the value's own doing
@@ -262,6 +277,12 @@ class Namespace:
         """The value of a name; a `RemoteValue` where it has no exact JSON form. Raises KeyError."""
         async with self._lock:
             return await (await self._live()).get(name)
+
+
+def _names(kind: str, number: int, name: str | None) -> tuple[str, ...]:
+    if number < 0:
+        raise ValueError(f"{kind}_{number}: an index starts at 0; None takes the next one")
+    return (f"{kind}_{number}", *((kind,) if number == 0 else ()), *((name,) if name else ()))
 
 
 async def _remove(folder: Path) -> None:

@@ -12,7 +12,7 @@ RLMError
 │   ├── SandboxError                             a sandbox could not be started, or started again
 │   ├── ProtocolError                            a worker sent what no worker sends
 │   └── ContextError (also ValueError)           an input that cannot be brought into the namespace
-└── TurnError                                    a turn ended early; carries what there is
+└── TurnError                                    a turn ended early
     ├── BudgetExceededError                      money, or the number of calls
     ├── TimeoutExceededError (also TimeoutError)
     ├── TokenLimitExceededError
@@ -20,7 +20,8 @@ RLMError
     ├── OutputError                              no answer of the type that was asked for
     └── CancellationError                        Ctrl-C, or close() during a turn
 
-A failing cell is none of these: it is a `REPLResult` with an `error`.
+Whichever of them ends a turn carries its partial answer, usage and transcript. A failing cell is none of these: it is a
+`REPLResult` with an `error`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,16 @@ from rlm.types import Message, UsageSummary
 
 
 class RLMError(Exception):
-    """The base of all exceptions of this package."""
+    """The base of all exceptions of this package.
+
+    One that ended a turn carries what there is. partial_answer: the best so far (what `answer` held, else the last
+    reply), or None. usage: of the whole tree up to the end. transcript: the turn's messages, oldest first; empty where
+    the turn ended before its first message.
+    """
+
+    partial_answer: str | None = None
+    usage: UsageSummary = UsageSummary()
+    transcript: Sequence[Message] = ()
 
 
 class ConfigurationError(RLMError, ValueError):
@@ -84,17 +94,11 @@ class ContextError(ReplError, ValueError):
 
 
 class TurnError(RLMError):
-    """A turn ended before its answer.
-
-    partial_answer: the best there is (what `answer` held, else the last reply), or None. usage: of the whole tree up to
-    the end. transcript: the turn's messages, oldest first. The session stays usable, and its history holds the turn.
-    """
+    """A turn ended before its answer. The session stays usable, and its history holds the turn."""
 
     def __init__(self, message: str, *, partial_answer: str | None = None) -> None:
         super().__init__(message)
         self.partial_answer = partial_answer
-        self.usage = UsageSummary()
-        self.transcript: Sequence[Message] = ()
 
 
 class OutputError(TurnError):

@@ -16,11 +16,13 @@ from rlm.cli.exits import ANSWERED, UsageError
 from rlm.cli.settings import Settings, with_settings
 from rlm.cli.terminal import Output
 from rlm.cli.watch import Watch, view_of
-from rlm.errors import ContextError, ModelError, TurnError
+from rlm.errors import ContextError, ModelError, ProtocolError, RLMError, SandboxError, TurnError
 from rlm.types import RLMChatCompletion
 
 if TYPE_CHECKING:
     from rlm.rlm import RLM
+
+ENDS = (TurnError, ModelError, SandboxError, ProtocolError)  # what ends a turn that had begun
 
 
 @with_settings
@@ -66,10 +68,9 @@ def turn(output: Output, watch: Watch, ask: Callable[[], RLMChatCompletion]) -> 
     try:
         with watch.watching():
             completion = ask()
-    except (TurnError, ModelError) as error:
-        partial = getattr(error, "partial_answer", None)
-        if partial:
-            output.answer(partial)
+    except ENDS as error:
+        if error.partial_answer:
+            output.answer(error.partial_answer)
         output.result(failure(error))
         raise
     output.answer(completion.response)
@@ -77,12 +78,14 @@ def turn(output: Output, watch: Watch, ask: Callable[[], RLMChatCompletion]) -> 
     return ANSWERED
 
 
-def failure(error: TurnError | ModelError) -> dict[str, Any]:
+def failure(error: RLMError) -> dict[str, Any]:
     """A turn without an answer as JSON has it."""
-    told: dict[str, Any] = {"error": type(error).__name__, "message": exits.without_keys(str(error))}
-    if isinstance(error, TurnError):
-        told |= {"partial_answer": error.partial_answer, "usage_summary": error.usage.to_dict()}
-    return told
+    return {
+        "error": type(error).__name__,
+        "message": exits.without_keys(str(error)),
+        "partial_answer": error.partial_answer,
+        "usage_summary": error.usage.to_dict(),
+    }
 
 
 def _is_piped_in() -> bool:

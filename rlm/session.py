@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import os
 import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from rlm import inputs
 from rlm.engine import loop, prompts
@@ -23,7 +25,6 @@ from rlm.engine.journal import Journal, Record
 from rlm.errors import (
     CancellationError,
     ConfigurationError,
-    ContextError,
     RLMError,
     SessionClosedError,
     SessionError,
@@ -62,30 +63,40 @@ class _Nothing:
 
 NOTHING = _Nothing()
 NOTE = 400  # characters of a user's own cell that the model is told
+UNCHANGING = (str, bytes)  # types of inputs that are later what they were
 OF_TURNS = ("iterations", "depth", "errors", "concurrency")  # limits that a session's whole life does not have
 
 
 @dataclass(slots=True)
 class _Turn:
-    """What is known of a turn while it runs. value: its input, as the namespace has it, or NOTHING."""
+    """What is known of a turn while it runs. value: its input, as the namespace has it, or NOTHING. context: what the
+    model is told of it, once it is there."""
 
     number: int
     question: str | None
     value: Any
-    context: prompts.ContextInfo | None
     ledger: Ledger
     transcript: loop.Transcript
+    context: prompts.ContextInfo | None = None
 
     @property
     def path(self) -> str:
         return f"t{self.number}"
 
 
+@runtime_checkable
+class KnowsContexts(Protocol):
+    """A namespace that can say whether a context is this value, as it was when it was given."""
+
+    async def holds(self, index: int, value: Any) -> bool: ...
+
+
 class Session(Closing):
     """A conversation with one namespace. Made by `RLM.session`; not started before it is used.
 
     name: its name. log: its events so far. limits, where given, hold for the session's whole life, beside those of each
-    turn. persistent: more than one turn will be asked of it. listening: told of all events.
+    turn. persistent: more than one turn will be asked of it. listening: told of all events. Raises `ConfigurationError`
+    where that is more than there is: without a REPL there is nothing that a second turn could go on from.
     """
 
     def __init__(
@@ -99,6 +110,12 @@ class Session(Closing):
     ) -> None:
         self.name = name
         self._setup = setup
+        if persistent and self._is_plain:
+            raise ConfigurationError(
+                f"session {name!r}: Limits(depth={setup.limits.depth}) leaves no REPL at depth {setup.depth}, so there "
+                f"is no namespace to keep; give Limits(depth={setup.depth + 1}), or ask each question by completion() "
+                "of an RLM that is not persistent"
+            )
         self._limits = _of_a_life(limits or Limits())
         self._ledger = Ledger(self._limits)
         self._ledger.require_prices([setup.model, *setup.sub_models])
@@ -109,7 +126,7 @@ class Session(Closing):
         self._queue = asyncio.Lock()
         self._conversation: list[prompts.Exchange] = []
         self._answers: dict[str, tuple[str, RLMChatCompletion]] = {}
-        self._unanswered: tuple[str | None, prompts.ContextInfo] | None = None
+        self._unanswered: tuple[Any, prompts.ContextInfo] | None = None
         self._notes: list[str] = []
         self._turns = 0
         self._cells = 0
@@ -204,11 +221,12 @@ class Session(Closing):
         if key is not None:
             asked = await in_thread(lambda: _digest(value, question, output))
             if key in self._answers and self._answers[key][0] == asked:
-                return self._answers[key][1]
+                known = self._answers[key][1]
+                return known if question is not None else dataclasses.replace(known, prompt=prompt)
         turn, outcome = await self._play(value, question, key, output, started)
         completion = RLMChatCompletion(
             self._setup.model.name,
-            prompt if question is None else question,
+            _short(prompt) if question is None else question,
             outcome.response,
             turn.ledger.usage,
             time.perf_counter() - started,
@@ -217,7 +235,7 @@ class Session(Closing):
             turn.number,
         )
         await _to_its_end(self._conclude(turn, completion, key, asked))
-        return completion
+        return completion if question is not None else dataclasses.replace(completion, prompt=prompt)
 
     async def _play(
         self, value: Any, question: str | None, key: str | None, output: Output | None, started: float
@@ -225,30 +243,28 @@ class Session(Closing):
         """A turn to its end. One that is cut short is recorded, and the session ready for the next one."""
         allowed = self._allowed_seconds()
         left = None if allowed is None else allowed - (time.perf_counter() - started)
-        turn: _Turn | None = None
+        turn = await self._begin(value, question, key)
         try:
             async with asyncio.timeout(left) as deadline:
-                turn = await self._open(value, question, key, output)
+                await self._open(turn, output)
                 return turn, await self._run_turn(turn, output)
         except asyncio.CancelledError:
             why = "session was closed during this turn" if self._closed else "turn was cancelled"
             stopped = CancellationError(f"the {why}")
-            await self._cut_short(turn, stopped)
+            await _to_its_end(self._record_the_end(turn, stopped))
             raise asyncio.CancelledError from stopped  # whom the portal blocks for gets to see `stopped`
         except Exception as error:
             if not deadline.expired() or type(error) is not TimeoutError:
-                await self._cut_short(turn, error)
+                await _to_its_end(self._record_the_end(turn, error))
                 raise
-            elapsed = time.perf_counter() - started
-            late = f"Limits(seconds=) left this turn {allowed or 0:g} s, and it took over {elapsed:.3g}"
-            timed_out = TimeoutExceededError(late, elapsed=elapsed, timeout=allowed or 0.0)
-            await self._cut_short(turn, timed_out)
+            timed_out = _timed_out("turn", time.perf_counter() - started, allowed)
+            await _to_its_end(self._record_the_end(turn, timed_out))
             raise timed_out from None
         finally:
             self._seconds += time.perf_counter() - started
 
     def _allowed_seconds(self) -> float | None:
-        """What the limits of turns, and what is left of the session's, allow the next turn."""
+        """What the limits of turns, and what is left of the session's, allow the next turn, or cell of the user's."""
         allowed, life = self._setup.limits.seconds, self._limits.seconds
         if life is None:
             return allowed
@@ -258,32 +274,38 @@ class Session(Closing):
         left = life - self._seconds
         return left if allowed is None else min(allowed, left)
 
-    async def _open(self, value: Any, question: str | None, key: str | None, output: Output | None) -> _Turn:
+    async def _begin(self, value: Any, question: str | None, key: str | None) -> _Turn:
+        """Number the turn and record it, before anything that takes time or can fail: however it ends is then known."""
+        number, self._turns = self._turns, self._turns + 1
+        turn = _Turn(number, question, value, Ledger(self._setup.limits, parent=self._ledger), loop.Transcript([]))
+        if self._unanswered is not None and type(value) in UNCHANGING and value is self._unanswered[0]:
+            turn.context = self._unanswered[1]
+        index = turn.context.index if turn.context else None
+        await self._append(Asked(turn.path, question, index, key, self._setup.model.name))
+        return turn
+
+    async def _open(self, turn: _Turn, output: Output | None) -> None:
         """Bring the input in, and write down what the model is told at the beginning."""
         await self._namespace.start()
-        context = None if value is NOTHING else await self._take_in(value)
+        if turn.value is not NOTHING and turn.context is None:
+            turn.context = await self._take_in(turn.value)
         schema = output.schema if output else None
         if self._is_plain:
-            given = [] if value is NOTHING else [value]
-            messages = plain_opening(given, question, self._conversation, schema)
-        else:
-            notes, self._notes = [*self._namespace.take_notes(), *self._notes], []
-            messages = opening(
-                self._setup,
-                self._setup.depth,
-                question=question,
-                context=context,
-                contexts=self._namespace.contexts,
-                histories=self._namespace.histories,
-                conversation=self._conversation,
-                notes=notes,
-                schema=schema,
-            )
-        ledger = Ledger(self._setup.limits, parent=self._ledger)
-        number, self._turns = self._turns, self._turns + 1
-        turn = _Turn(number, question, value, context, ledger, loop.Transcript(messages))
-        await self._append(Asked(turn.path, question, context.index if context else None, key, self._setup.model.name))
-        return turn
+            given = [] if turn.value is NOTHING else [turn.value]
+            turn.transcript.messages += plain_opening(given, turn.question, self._conversation, schema)
+            return
+        notes, self._notes = [*self._namespace.take_notes(), *self._notes], []
+        turn.transcript.messages += opening(
+            self._setup,
+            self._setup.depth,
+            question=turn.question,
+            context=turn.context,
+            contexts=self._namespace.contexts,
+            histories=self._namespace.histories,
+            conversation=self._conversation,
+            notes=notes,
+            schema=schema,
+        )
 
     @property
     def _is_plain(self) -> bool:
@@ -313,24 +335,21 @@ class Session(Closing):
         await self._leave_history(turn, turn.transcript.messages, completion.response)
         await self._append(Answered(turn.path, completion))
 
-    async def _cut_short(self, turn: _Turn | None, error: Exception) -> None:
-        """Record a turn that ended without an answer, and give the exception what there is."""
-        if turn is not None:
-            await _to_its_end(self._record_the_end(turn, error))
-
     async def _record_the_end(self, turn: _Turn, error: Exception) -> None:
+        """Record a turn that ended without an answer, and give the exception what there is."""
         partial = turn.transcript.partial
-        if isinstance(error, TurnError):
+        if isinstance(error, RLMError):
             error.partial_answer = partial = error.partial_answer or partial
             error.usage = turn.ledger.usage
             error.transcript = tuple(turn.transcript.messages)
-            await self._append(Stopped(turn.path, type(error).__name__, str(error), partial))
-        else:
-            await self._append(Failed(turn.path, type(error).__name__, str(error), partial))
+        kind = Stopped if isinstance(error, TurnError) else Failed
+        await self._append(kind(turn.path, type(error).__name__, str(error), partial))
         if turn.context is not None:
-            self._unanswered = (await _identity(turn.value), turn.context)
+            self._unanswered = (turn.value if type(turn.value) in UNCHANGING else NOTHING, turn.context)
+        asked: list[Message] = [{"role": "user", "content": turn.question or "(a task inside its input)"}]
         ended = prompts.ended(str(error))
-        await self._leave_history(turn, [*turn.transcript.messages, {"role": "assistant", "content": ended}], ended)
+        messages = turn.transcript.messages or asked
+        await self._leave_history(turn, [*messages, {"role": "assistant", "content": ended}], ended)
 
     async def _leave_history(self, turn: _Turn, messages: Sequence[Message], answer: str) -> None:
         """What every turn leaves behind, however it ended: its messages, and its place in the conversation."""
@@ -381,34 +400,60 @@ class Session(Closing):
     async def _take_in(self, value: Any) -> prompts.ContextInfo:
         """The context of a turn's input: a new one, unless a turn that failed left the same input unanswered."""
         if self._unanswered is not None:
-            identity, context = self._unanswered
-            if identity is not None and identity == await _identity(value):
+            known, context = self._unanswered
+            if await self._is_the_same(value, known, context):
+                await self._tell_of(context)
                 return context
         return await self._put(value, None)
+
+    async def _is_the_same(self, value: Any, known: Any, context: prompts.ContextInfo) -> bool:
+        """Whether the value is what the context was made of, which costs nothing before somebody asks.
+
+        A text is compared with the text itself. The user's own list may have changed since it came in, so that what
+        cannot be trusted to stay as it is, is compared with what the namespace was given.
+        """
+        if (type(value).__name__, inputs.size(value)) != (context.type, context.size):
+            return False
+        if type(value) in UNCHANGING:
+            return type(value) is type(known) and bool(value == known)
+        return isinstance(self._namespace, KnowsContexts) and await self._namespace.holds(context.index, value)
 
     async def _put(self, value: Any, name: str | None) -> prompts.ContextInfo:
         index = await self._namespace.put_context(value, None, name)
         context = context_info(index, value, name)
-        await self._append(ContextAdded(f"context_{index}", index, context.type, context.size, name))
+        await self._tell_of(context)
         return context
+
+    async def _tell_of(self, context: prompts.ContextInfo) -> None:
+        index = context.index
+        await self._append(ContextAdded(f"context_{index}", index, context.type, context.size, context.name))
 
     # -- stepping inside -------------------------------------------------------------------------------------------
 
     async def _run(self, code: str) -> REPLResult:
         """Run your own cell in the namespace. Calls in it are answered and charged as the model's are.
 
-        The model is told of it at the beginning of the next turn.
+        The model is told of it at the beginning of the next turn. It is bounded as a turn is by `Limits(seconds=)`, and
+        counts into the session's seconds. Raises `TimeoutExceededError`.
         """
         async with self._alone("cell"):
+            allowed, started = self._allowed_seconds(), time.perf_counter()
             path, self._cells = f"u{self._cells}", self._cells + 1
             host = self._host(path, Ledger(self._setup.limits, parent=self._ledger))
             ended = ", which was cancelled"
             try:
-                result = await Journal(host, path, Record(), self._append, tell=self._tell).run(code)
+                async with asyncio.timeout(allowed) as deadline:
+                    result = await Journal(host, path, Record(), self._append, tell=self._tell).run(code)
                 ended = f", which failed with {result.error.type}" if result.error else ""
             except asyncio.CancelledError:
                 raise asyncio.CancelledError from CancellationError("the cell was cancelled")
+            except TimeoutError as error:
+                if not deadline.expired() or type(error) is not TimeoutError:
+                    raise
+                ended = ", which was stopped by the limit on seconds"
+                raise _timed_out("cell", time.perf_counter() - started, allowed) from None
             finally:
+                self._seconds += time.perf_counter() - started
                 shown = " ".join(code[: 2 * NOTE].split())
                 cut = "…" if len(shown) > NOTE or len(code) > 2 * NOTE else ""
                 self._notes.append(f"the user ran a cell: `{shown[:NOTE]}{cut}`{ended}")
@@ -480,6 +525,8 @@ class Session(Closing):
                 last = event
             completion = task.result()
             if not isinstance(last, Answered):
+                short = completion.prompt if question is not None else _short(prompt)
+                completion = dataclasses.replace(completion, prompt=short)
                 yield Answered(f"t{completion.turn}", completion)  # recorded earlier, so nothing happened now
         except asyncio.CancelledError:
             task.cancel()
@@ -494,6 +541,7 @@ class Session(Closing):
     ) -> Generator[Event, None, None]:
         """`completion` as a stream of typed events; the last one is `Answered`, with the completion.
 
+        Where no question came with it, the completion's `prompt` is there the beginning and end of the input, not all.
         A turn that ends without an answer raises what `completion` would. Leaving the stream early cancels the turn.
         """
         inputs.warn_if_unlikely(prompt, root_prompt, stacklevel=3)
@@ -563,11 +611,17 @@ def _digest(value: Any, question: str | None, output: Output | None) -> str:
     return inputs.digest(repr((about, question, output and (output.kind, output.schema))))
 
 
-async def _identity(value: Any) -> str | None:
-    """The digest of an input; None for one that has none, which is then never taken for another."""
-    with contextlib.suppress(ContextError):
-        return await in_thread(lambda: inputs.digest(value))
-    return None
+def _short(prompt: Any) -> Any:
+    """Stands for what was asked in events, which go to every listener and stay in the log: never a whole input."""
+    if prompt is NOTHING or prompt is None or isinstance(prompt, os.PathLike):
+        return prompt
+    size = inputs.size(prompt)
+    return inputs.preview(prompt) or type(prompt).__name__ + ("" if size is None else f", {size:,} long")
+
+
+def _timed_out(what: str, elapsed: float, allowed: float | None) -> TimeoutExceededError:
+    late = f"Limits(seconds=) left this {what} {allowed or 0:g} s, and it took over {elapsed:.3g}"
+    return TimeoutExceededError(late, elapsed=elapsed, timeout=allowed or 0.0)
 
 
 async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:

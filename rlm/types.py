@@ -334,7 +334,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class ContextAdded(Event):
-    """`context_{index}` exists; `type` and `size` (characters, bytes or items; None without a length) describe it."""
+    """`context_{index}` exists; `type` and `size` (characters, bytes or items; None without a length) describe it.
+
+    Told again where a turn comes with an input equal to the one that a turn without an answer left behind.
+    """
 
     kind: ClassVar[str] = "context"
     index: int = 0
@@ -346,7 +349,11 @@ class ContextAdded(Event):
 
 @dataclass(frozen=True, slots=True)
 class Asked(Event):
-    """A turn began. `context`: index of the input that came with it; `opening`: the messages the root model got."""
+    """A turn began. Recorded before its input is brought in, so that whatever ends the turn there is known too.
+
+    context: index of the input, where it is the very one that a turn without an answer left behind; any other input is
+    named by the `ContextAdded` that follows.
+    """
 
     kind: ClassVar[str] = "asked"
     question: str | None = None
@@ -432,7 +439,11 @@ class Called(Event):
 
 @dataclass(frozen=True, slots=True)
 class Answered(Event):
-    """A turn (or a child's) is complete. The stream's last event; the turn counts from here on."""
+    """A turn is complete. The stream's last event; the turn counts from here on.
+
+    completion: what the caller gets, but for `prompt` where there was no question: that is head and tail of a long
+    text, and type and size of any other input, which would else stay in the log as a whole.
+    """
 
     kind: ClassVar[str] = "answered"
     completion: RLMChatCompletion = RLMChatCompletion("", None, "")

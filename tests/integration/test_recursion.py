@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
 from rlm import RLM, Limits, ScriptedModel
-from rlm.errors import CancellationError, OutputError
-from rlm.types import Called, Messages, Ran, Replied, RLMChatCompletion
+from rlm.errors import CancellationError, ConfigurationError, OutputError
+from rlm.types import Called, Event, Messages, Ran, Replied, RLMChatCompletion
 from tests.turns import by_task, cell, opening, submission, submit, task, told
 
 
@@ -222,15 +223,14 @@ def test_a_plain_completion_reads_paths_and_takes_messages(tmp_path: Any) -> Non
     assert model.requests == [[{"role": "user", "content": "in the file"}], messages]
 
 
-def test_plain_turns_carry_the_conversation_and_leave_histories() -> None:
-    model = ScriptedModel(["Ada and Grace", "Grace"])
-    with RLM(model, limits=Limits(depth=0), persistent=True) as rlm:
+def test_without_a_repl_there_is_no_session_that_could_forget_its_inputs() -> None:
+    model = ScriptedModel(["Ada"])
+    with RLM(model, limits=Limits(depth=0)) as rlm:
+        with pytest.raises(ConfigurationError, match=r"Limits\(depth=0\) leaves no REPL.*give Limits\(depth=1\)"):
+            rlm.session("a")
+        assert rlm.completion("the input", "Who?").response == "Ada"
+    with RLM(model, depth=1, max_depth=1, persistent=True) as rlm, pytest.raises(ConfigurationError, match="no REPL"):
         rlm.completion("the input", "Who?")
-        session = rlm.session("persistent")
-        session.ask("Which of them?")
-        assert session.get("history_0")[-1] == {"role": "assistant", "content": "Ada and Grace"}
-        assert session.get("history_0")[0] == {"role": "user", "content": "the input"}
-    assert [message["content"] for message in model.requests[1]] == ["Who?", "Ada and Grace", "Which of them?"]
 
 
 class Party(BaseModel):
@@ -248,17 +248,21 @@ def test_plain_answers_are_validated_too() -> None:
 
 
 def test_a_plain_turn_can_be_cancelled_and_counted() -> None:
+    begun = threading.Event()
+
     async def think(messages: Messages) -> str:
+        begun.set()
         await asyncio.sleep(3600)
         return ""
 
     async def go() -> int:
-        async with RLM(ScriptedModel(think), limits=Limits(depth=0)) as rlm, rlm.session() as session:
-            task = asyncio.create_task(session.aask("?"))
-            await asyncio.sleep(0)
-            await session.aclose()
+        log: list[Event] = []
+        async with RLM(ScriptedModel(think), limits=Limits(depth=0), listener=log.append) as rlm:
+            task = asyncio.create_task(rlm.acompletion("a", "?"))
+            await asyncio.to_thread(begun.wait)
+            await rlm.aclose()
             with pytest.raises(CancellationError):
                 await task
-            return len([event for event in session.log if isinstance(event, (Replied, Ran))])
+        return len([event for event in log if isinstance(event, (Replied, Ran))])
 
     assert asyncio.run(go()) == 0

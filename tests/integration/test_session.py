@@ -121,7 +121,7 @@ def test_the_log_is_the_record_of_a_session_and_its_usage_is_the_sum_over_its_tu
     model = ScriptedModel([cell("llm_query('x')"), "sub", submit("1"), submit("2")])
     with RLM(model) as rlm, rlm.session() as session:
         results = [session.completion("a", "?"), session.ask("?")]
-        assert kinds(session)[:7] == ["context", "asked", "replied", "called", "ran", "replied", "ran"]
+        assert kinds(session)[:7] == ["asked", "context", "replied", "called", "ran", "replied", "ran"]
         assert kinds(session)[7:] == ["answered", "asked", "replied", "ran", "answered"]
         total = session.usage()
     assert total == results[0].usage_summary + results[1].usage_summary
@@ -240,14 +240,17 @@ def test_paths_may_be_inputs(tmp_path: Path) -> None:
         assert session.completion(tmp_path / "a.txt", "What?").response == "one\r\none\r\n"
 
 
-def test_an_input_that_cannot_be_had_is_no_turn(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_read_is_no_turn_and_an_input_that_cannot_be_brought_in_a_failed_one(
+    tmp_path: Path,
+) -> None:
     model = ScriptedModel([submit("context")])
     with RLM(model) as rlm, rlm.session() as session:
         with pytest.raises(ContextError, match="nowhere does not exist"):
             session.completion(tmp_path / "nowhere", "What?")
+        assert (session.turns, session.log) == (0, ())
         with pytest.raises(ContextError, match="generator cannot be pickled"):
             session.completion((one for one in [1]), "What?")
-        assert (session.turns, session.log) == (0, ())
+        assert (session.turns, kinds(session)) == (1, ["asked", "failed"])
         assert session.completion("a", "What?").response == "a"
 
 

@@ -23,7 +23,7 @@ def test_a_stream_tells_a_turn_as_it_happens_and_ends_with_the_answer() -> None:
     with RLM(model) as rlm:
         events = list(rlm.stream("input", "What?"))
     assert [event.kind for event in events] == [
-        *("context", "asked", "asking", "replied", "running", "calling", "called", "printed", "ran"),
+        *("asked", "context", "asking", "replied", "running", "calling", "called", "printed", "ran"),
         *("asking", "replied", "running", "ran", "answered"),
     ]
     calling, last = events[5], events[-1]
@@ -32,7 +32,7 @@ def test_a_stream_tells_a_turn_as_it_happens_and_ends_with_the_answer() -> None:
     assert isinstance(last, Answered)
     assert last.completion.response == "42"
     assert [event.kind for event in events if event.durable] == [
-        *("context", "asked", "replied", "called", "ran", "replied", "ran", "answered")
+        *("asked", "context", "replied", "called", "ran", "replied", "ran", "answered")
     ]
 
 
@@ -41,7 +41,7 @@ def test_the_async_stream_tells_the_same() -> None:
         async with RLM(ScriptedModel([submit("42")])) as rlm:
             return [event.kind async for event in rlm.astream("input", "What?")]
 
-    assert asyncio.run(go()) == ["context", "asked", "asking", "replied", "running", "ran", "answered"]
+    assert asyncio.run(go()) == ["asked", "context", "asking", "replied", "running", "ran", "answered"]
 
 
 def test_events_come_while_the_turn_still_runs() -> None:

@@ -52,6 +52,19 @@ def spoken(reply: str) -> str:
     return reply
 
 
+def prose(reply: str) -> str:
+    """What the reply says beside its cells: the text without reasoning and without fenced Python."""
+    lines, kept, at = spoken(reply).split("\n"), [], 0
+    while at < len(lines):
+        fence = _FENCE.match(lines[at])
+        if fence and fence["language"].lower() in _CODE:
+            _, at = _end(lines, at + 1, fence)
+        else:
+            kept.append(lines[at])
+            at += 1
+    return "\n".join(kept).strip()
+
+
 def _blocks(lines: list[str]) -> list[tuple[str, str]]:
     """Language and code of each fenced block that has any code."""
     blocks = []

@@ -28,7 +28,7 @@ class Transcript:
     """The state of a turn, also for whoever has to cut it short.
 
     messages: system prompt, opening, and what followed; ends with the answer once there is one. partial: the best
-    answer so far: the last draft that was not empty, else the text of the last reply. iterations: replies before the
+    answer so far: the last draft that was not empty, else what the last reply says beside its code. iterations: replies before the
     final request. cells: cells run.
     """
 
@@ -116,24 +116,28 @@ def _submitted(transcript: Transcript, parts: list[str], answer: str, check: Che
 
 
 async def _final(host: Host, transcript: Transcript, check: Check | None) -> Outcome:
-    """The answer as plain text, after the iterations; one that is rejected may be corrected once."""
-    rejected: AnswerRejected | None = None
+    """The answer as plain text, after the iterations. One that is only code, or not of the form asked for, may be
+    corrected once; a draft stands in for one that never comes."""
+    why = ""
     for _ in range(2):
-        response = cells.spoken(await _ask(host, transcript, "final")).strip() or transcript.partial or ""
+        reply = await _ask(host, transcript, "final")
+        response = cells.spoken(reply).strip() if cells.prose(reply) else (transcript.partial or "")
         try:
+            if not response:
+                raise AnswerRejected(prompts.only_text())
             output = check(response) if check else None
         except AnswerRejected as reason:
-            rejected = reason
-            transcript.say("user", prompts.mismatch(str(reason)))
+            why = str(reason)
+            transcript.say("user", prompts.mismatch(why))
         else:
             transcript.messages[-1] = {"role": "assistant", "content": response}
             return Outcome(response, output, transcript.iterations)
-    raise OutputError(f"No answer of the form asked for: {rejected}", partial_answer=transcript.partial)
+    raise OutputError(f"No answer of the form asked for: {why}", partial_answer=transcript.partial)
 
 
 async def _ask(host: Host, transcript: Transcript, purpose: str = "iteration") -> str:
     reply = await host.ask(list(transcript.messages), purpose)
-    text = cells.spoken(reply.text).strip()
+    text = cells.prose(reply.text)
     if text and not transcript.drafted:
         transcript.partial = text
     # Some providers refuse a message without text when it comes back to them.

@@ -279,6 +279,11 @@ def final() -> str:
     )
 
 
+def only_text() -> str:
+    """Why a final answer that is empty, or nothing but code, is none."""
+    return "it has no text; no more code will run."
+
+
 def mismatch(error: str) -> str:
     """For an answer that is not of the type asked for; `error` says where it differs."""
     return f"The answer was not accepted: {error}\nCorrect it and give it again."

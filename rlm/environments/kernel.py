@@ -326,12 +326,18 @@ class Kernel:
             while self._outbox:
                 await self.transport.send(self._outbox[0])
                 self._outbox.popleft()
-        except ConnectionError:
-            self._outbox.clear()  # the reader sees the end too, and tells everybody who waits
+        except Exception as error:  # a transport may be a stranger's
+            self._outbox.clear()
+            if not isinstance(error, ConnectionError):  # there the reader sees the end too, and tells everybody
+                self.dead = self.dead or _unreachable(error)
+                await self._end()
 
     async def _read(self) -> None:
-        while self._arrived(await self.transport.receive()):
-            pass
+        try:
+            while self._arrived(await self.transport.receive()):
+                pass
+        except Exception as error:  # a transport may be a stranger's: whoever waits must hear of it
+            self.dead = self.dead or _unreachable(error)
         await self._end()
 
     def _delivered(self, data: bytes) -> None:
@@ -531,6 +537,10 @@ class Kernel:
             seconds,
             draft,
         )
+
+
+def _unreachable(error: Exception) -> str:
+    return f"the worker cannot be reached any more: {type(error).__name__}: {error}"
 
 
 def _stream(streams: dict[str, list[str]], name: object) -> list[str]:

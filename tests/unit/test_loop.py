@@ -177,7 +177,7 @@ def test_too_many_failing_cells_in_a_row_end_the_turn() -> None:
         play(host, transcript, errors=2)
     error = caught.value
     assert (error.error_count, error.threshold, error.last_error) == (2, 2, "Traceback …\nKeyError: no\n")
-    assert error.partial_answer == cell("bad")
+    assert error.partial_answer is None  # code is no answer
     assert host.ran == ["bad", "a", "bad", "bad"]  # the good cell between began a new row
     assert "KeyError: no" in transcript.messages[-1]["content"]
 
@@ -199,10 +199,28 @@ def test_when_iterations_run_out_the_answer_is_asked_for_as_text() -> None:
     assert transcript.messages[-1] == {"role": "assistant", "content": "It is 42."}
 
 
-def test_code_in_the_final_reply_is_not_run_but_is_the_answer() -> None:
-    host = Scripted([cell("a"), cell("b")])
-    assert play(host, iterations=1).response == cell("b")
+def test_a_final_reply_that_is_only_code_is_asked_for_again_as_text() -> None:
+    host = Scripted([cell("a"), cell("b"), "It is 42."])
+    assert play(host, iterations=1).response == "It is 42."
     assert host.ran == ["a"]
+    assert host.told(2) == prompts.mismatch(prompts.only_text())
+
+
+def test_two_final_replies_without_text_are_no_answer() -> None:
+    with pytest.raises(OutputError, match="no text"):
+        play(Scripted([cell("a"), cell("b"), ""]), iterations=1)
+
+
+def test_a_final_reply_may_show_code_beside_its_text() -> None:
+    reply = f"Use this:\n{cell('b')}"
+    assert play(Scripted([cell("a"), reply]), iterations=1).response == reply
+
+
+def test_the_partial_answer_is_never_code() -> None:
+    transcript = begin()
+    with pytest.raises(ErrorThresholdExceededError):
+        play(Scripted([f"I look.\n{cell('a')}"], {"a": failing()}), transcript, errors=1)
+    assert transcript.partial == "I look."
 
 
 def test_an_empty_final_reply_gives_way_to_the_last_draft() -> None:
@@ -290,10 +308,10 @@ def test_any_turn_alternates_keeps_to_its_iterations_and_has_the_same_outcome_ag
         transcript = begin()
         try:
             outcome = play(host, transcript, iterations=iterations, errors=errors)
-        except ErrorThresholdExceededError:
+        except (ErrorThresholdExceededError, OutputError):  # two final replies may be only code
             return transcript, None
         assert outcome.iterations == transcript.iterations <= iterations
-        assert len(host.asked) <= iterations + 1
+        assert len(host.asked) <= iterations + 2
         assert_alternating(transcript)
         assert transcript.messages[-1]["content"] == outcome.response
         return transcript, outcome

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from typer import Option
 
 from rlm.cli.exits import guarded
+from rlm.cli.settings import make_importable
 
 
 @guarded
 def _demo(model: str | None, sub_model: str | None, as_json: bool) -> int:
     from rlm.demo import run
 
+    make_importable(Path.cwd())  # as for the other commands: a script may play the model
     return run(model, sub_model=sub_model, json=as_json)
 
 

@@ -28,8 +28,8 @@ class Transcript:
     """The state of a turn, also for whoever has to cut it short.
 
     messages: system prompt, opening, and what followed; ends with the answer once there is one. partial: the best
-    answer so far: the last draft that was not empty, else what the last reply says beside its code. iterations: replies before the
-    final request. cells: cells run.
+    answer so far: the last draft that was not empty, else what the last reply says beside its code. iterations: replies
+    before the final request. cells: cells run.
     """
 
     messages: list[Message]

@@ -326,7 +326,7 @@ class Kernel:
             while self._outbox:
                 await self.transport.send(self._outbox[0])
                 self._outbox.popleft()
-        except Exception as error:  # a transport may be a stranger's
+        except Exception as error:  # noqa: BLE001 - a transport may be a stranger's
             self._outbox.clear()
             if not isinstance(error, ConnectionError):  # there the reader sees the end too, and tells everybody
                 self.dead = self.dead or _unreachable(error)
@@ -336,7 +336,7 @@ class Kernel:
         try:
             while self._arrived(await self.transport.receive()):
                 pass
-        except Exception as error:  # a transport may be a stranger's: whoever waits must hear of it
+        except Exception as error:  # noqa: BLE001 - a transport may be a stranger's, and whoever waits must hear of it
             self.dead = self.dead or _unreachable(error)
         await self._end()
 

@@ -129,7 +129,7 @@ def test_a_completion_returns_once_its_listener_has_heard_everything() -> None:
     kinds: list[str] = []
     with RLM(ScriptedModel([submit("1")]), listener=lambda event: kinds.append(event.kind)) as rlm:
         rlm.completion("a", "?")
-        assert kinds[0] == "context"
+        assert kinds[0] == "asked"
         assert kinds[-1] == "answered"
 
 

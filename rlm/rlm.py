@@ -26,7 +26,7 @@ from rlm.listeners import Listening
 from rlm.models import get_model
 from rlm.portal import Closing, aiterate, blocking, hopping, iterate
 from rlm.ports import Model, SupportsClose
-from rlm.session import Session
+from rlm.session import Session, require_namespace
 from rlm.tools import parse_tools
 from rlm.types import Event, Limits, Listener, RLMChatCompletion, Tool
 
@@ -102,6 +102,8 @@ class RLM(Closing):
             sub_settings=given.sub_settings,
         )
         Ledger(given.limits).require_prices([self._setup.model, *self._setup.sub_models])
+        if persistent:
+            require_namespace(self._setup, "persistent=True")
         self.persistent = persistent
         self._environment = environment
         self._environment_kwargs = dict(environment_kwargs or {})

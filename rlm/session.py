@@ -110,12 +110,8 @@ class Session(Closing):
     ) -> None:
         self.name = name
         self._setup = setup
-        if persistent and self._is_plain:
-            raise ConfigurationError(
-                f"session {name!r}: Limits(depth={setup.limits.depth}) leaves no REPL at depth {setup.depth}, so there "
-                f"is no namespace to keep; give Limits(depth={setup.depth + 1}), or ask each question by completion() "
-                "of an RLM that is not persistent"
-            )
+        if persistent:
+            require_namespace(setup, f"session {name!r}")
         self._limits = _of_a_life(limits or Limits())
         self._ledger = Ledger(self._limits)
         self._ledger.require_prices([setup.model, *setup.sub_models])
@@ -585,6 +581,16 @@ class Session(Closing):
     def _check_open(self) -> None:
         if self._closed:
             raise SessionClosedError(f"session {self.name!r} was closed")
+
+
+def require_namespace(setup: Setup, what: str) -> None:
+    """Raise `ConfigurationError` where turns have no REPL, and so no namespace that `what` could keep."""
+    if setup.depth >= setup.limits.depth:
+        raise ConfigurationError(
+            f"{what}: Limits(depth={setup.limits.depth}) leaves no REPL at depth {setup.depth}, so there is no "
+            f"namespace to keep; give Limits(depth={setup.depth + 1}), or ask each question by completion() of an RLM "
+            "that is not persistent"
+        )
 
 
 def _of_a_life(limits: Limits) -> Limits:

@@ -229,7 +229,7 @@ def test_without_a_repl_there_is_no_session_that_could_forget_its_inputs() -> No
         with pytest.raises(ConfigurationError, match=r"Limits\(depth=0\) leaves no REPL.*give Limits\(depth=1\)"):
             rlm.session("a")
         assert rlm.completion("the input", "Who?").response == "Ada"
-    with pytest.raises(ConfigurationError, match="persistent=True: .* no REPL"):
+    with pytest.raises(ConfigurationError, match=r"persistent=True: .* no REPL"):
         RLM(model, depth=1, max_depth=1, persistent=True)
 
 

@@ -5,8 +5,7 @@ RLMError
 │   ├── MissingExtraError (also ImportError)     an optional dependency is not installed
 │   └── MissingKeyError                          a provider's key is not set
 ├── SessionError
-│   ├── SessionClosedError                       used after close()
-│   └── SessionBusyError                         another process writes to this session
+│   └── SessionClosedError                       used after close()
 ├── ModelError                                   a provider failed after all retries
 ├── ReplError                                    where cells run
 │   ├── SandboxError                             a sandbox could not be started, or started again
@@ -62,10 +61,6 @@ class SessionError(RLMError):
 
 class SessionClosedError(SessionError):
     """The session, or the RLM it belongs to, was closed."""
-
-
-class SessionBusyError(SessionError):
-    """Another process writes to this session."""
 
 
 class ModelError(RLMError):

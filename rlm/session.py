@@ -288,7 +288,7 @@ class Session(Closing):
         schema = output.schema if output else None
         if self._is_plain:
             given = [] if turn.value is NOTHING else [turn.value]
-            turn.transcript.messages += plain_opening(given, turn.question, self._conversation, schema)
+            turn.transcript.messages += plain_opening(given, turn.question, schema)
             return
         notes, self._notes = [*self._namespace.take_notes(), *self._notes], []
         turn.transcript.messages += opening(

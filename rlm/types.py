@@ -244,14 +244,6 @@ class RemoteValue:
         return f"<remote {self.type}: {self.repr}>"
 
 
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """A name of the namespace, for a listing: never its value."""
-
-    name: str
-    type: str
-
-
 # -- what host functions look like to the model --------------------------------------------------------------------
 
 
@@ -468,24 +460,6 @@ class Failed(Event):
     message: str = ""
     partial_answer: str | None = None
 
-
-EVENTS: Mapping[str, type[Event]] = {
-    event.kind: event
-    for event in (
-        ContextAdded,
-        Asked,
-        Asking,
-        Replied,
-        Running,
-        Printed,
-        Ran,
-        Calling,
-        Called,
-        Answered,
-        Stopped,
-        Failed,
-    )
-}
 
 Listener = Callable[[Event], None]
 

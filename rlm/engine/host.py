@@ -285,14 +285,9 @@ def opening(
     return [{"role": "system", "content": system}, {"role": "user", "content": prologue + turn}]
 
 
-def plain_opening(
-    value: Sequence[Any], question: str | None, conversation: Sequence[prompts.Exchange], schema: str | None
-) -> list[Message]:
+def plain_opening(value: Sequence[Any], question: str | None, schema: str | None) -> list[Message]:
     """The messages of a turn without a REPL: the model reads the input (at most one in `value`) itself."""
     messages: list[Message] = []
-    for exchange in conversation:
-        messages.append({"role": "user", "content": exchange.question or "(a task inside its input)"})
-        messages.append({"role": "assistant", "content": exchange.answer})
     for one in value:
         messages += as_messages(one)
     if question is not None:

@@ -5,7 +5,16 @@ RLMError
 │   ├── MissingExtraError (also ImportError)     an optional dependency is not installed
 │   └── MissingKeyError                          a provider's key is not set
 ├── SessionError
-│   └── SessionClosedError                       used after close()
+│   ├── SessionClosedError                       used after close()
+│   ├── SessionBusyError                         another process writes to it
+│   ├── SessionExistsError                       the name is taken
+│   ├── UnknownSessionError (also LookupError)   there is none of this name
+│   ├── UnfinishedTurnError                      resume() or discard() comes first
+│   └── LossError                                strict=True, and something could not be brought back
+├── StoreError                                   a store cannot read or write
+│   ├── BlobError                                a blob is missing, damaged, or not what its digest says
+│   ├── LogError                                 a log that no version of this package wrote, or a newer one
+│   └── StaleLeaseError                          another writer has taken the session over
 ├── ModelError                                   a provider failed after all retries
 ├── ReplError                                    where cells run
 │   ├── SandboxError                             a sandbox could not be started, or started again
@@ -25,9 +34,9 @@ Whichever of them ends a turn carries its partial answer, usage and transcript. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from rlm.types import Message, UsageSummary
+from rlm.types import Lost, Message, UsageSummary
 
 
 class RLMError(Exception):
@@ -61,6 +70,52 @@ class SessionError(RLMError):
 
 class SessionClosedError(SessionError):
     """The session, or the RLM it belongs to, was closed."""
+
+
+class SessionBusyError(SessionError):
+    """Another process writes to the session. host, pid: which one; since: seconds since 1970, by its clock."""
+
+    def __init__(self, message: str, *, host: str = "", pid: int = 0, since: float = 0.0) -> None:
+        super().__init__(message)
+        self.host = host
+        self.pid = pid
+        self.since = since
+
+
+class SessionExistsError(SessionError):
+    """The name belongs to another session of the store."""
+
+
+class UnknownSessionError(SessionError, LookupError):
+    """The store has no session of this name; the message names those that are near."""
+
+
+class UnfinishedTurnError(SessionError):
+    """A turn was cut off by the end of its process: resume() goes on with it, discard() gives it up."""
+
+
+class LossError(SessionError):
+    """A session opened with strict=True cannot be brought back as it was. lost: the names, with type and reason."""
+
+    def __init__(self, message: str, lost: Mapping[str, Lost]) -> None:
+        super().__init__(message)
+        self.lost = lost
+
+
+class StoreError(RLMError):
+    """A store cannot read or write; the message names the file and the reason."""
+
+
+class BlobError(StoreError):
+    """A blob is missing, damaged, or not what its digest says."""
+
+
+class LogError(StoreError):
+    """A log that cannot be understood: damaged, or written by a newer version of this package."""
+
+
+class StaleLeaseError(StoreError):
+    """Another writer has taken the session over: nothing more can be recorded from here."""
 
 
 class ModelError(RLMError):

@@ -7,10 +7,11 @@ A turn is an async function over a `Host`. A `Host` is made of a `Model` and a n
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from rlm.types import Event, Messages, Price, REPLResult, Reply, UsageSummary
+from rlm.types import Messages, Price, Recorded, REPLResult, Reply, StoredSession, UsageSummary
 
 Answer = Callable[[str, Sequence[Any], Mapping[str, Any]], Awaitable[Any]]
 """Answers a call of a running cell: (function's name, args, kwargs) -> the value, plain JSON data.
@@ -115,17 +116,96 @@ class SupportsFiles(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """A file of ours that is complete: a store may take it over where it would copy a stranger's."""
+
+    path: Path
+
+
+Content = bytes | Path | Owned
+"""What a blob is made of: bytes, a file that a worker wrote (to be copied and not trusted), or one of our own."""
+
+
 class Store(Protocol):
-    """Where sessions live: an append-only list of events for each."""
+    """Where sessions live: an append-only log of events for each, and blobs under their SHA-256 digests.
 
-    async def append(self, session: str, events: Sequence[Event]) -> None:
-        """Record all of them, or none. Returns once they are as durable as this store makes anything."""
+    Any number of processes may use one store. Everything that fails raises `StoreError`, or what is said below.
+    """
+
+    async def lease(self, name: str, *, wait: float | None = 0.0) -> Lease:
+        """The right to write to the session of this name, which is made if there is none.
+
+        wait: seconds to wait for a process that has it (None: for ever). Raises `SessionBusyError`.
+        """
         ...
 
-    async def read(self, session: str) -> Sequence[Event]:
-        """All events of a session, oldest first; empty where there are none."""
+    async def read(self, name: str) -> Sequence[Recorded]:
+        """The log of a session, oldest first, also while somebody writes. Raises `UnknownSessionError`."""
         ...
 
-    async def list(self) -> Sequence[str]:
-        """The names of all sessions."""
+    async def list(self) -> Sequence[StoredSession]:
+        """All sessions, the one changed last first."""
+        ...
+
+    async def blob(self, digest: str) -> bytes | Path:
+        """A blob: small ones as bytes, which were verified; others as a file, which whoever loads it must verify.
+
+        Raises `BlobError` where it is missing or damaged.
+        """
+        ...
+
+    async def rename(self, name: str, new: str) -> None:
+        """Raises `UnknownSessionError`, `SessionExistsError`, and `SessionBusyError` while somebody writes to it."""
+        ...
+
+    async def delete(self, name: str) -> None:
+        """Remove a session; its blobs go with the next `collect`. Raises as `rename` does."""
+        ...
+
+    async def collect(self) -> int:
+        """Remove blobs that no session refers to; returns the bytes that became free."""
+        ...
+
+    async def check(self) -> Sequence[str]:
+        """Look at everything that is stored; one sentence for each thing that is wrong."""
+        ...
+
+    async def close(self) -> None:
+        """Give files and locks back. Twice is fine."""
+        ...
+
+
+class Lease(Protocol):
+    """The right to write to one session, from `Store.lease` to `release` or the end of the process."""
+
+    @property
+    def id(self) -> str:
+        """The session's, which a new name does not change."""
+        ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the session's files may lie so that `Owned` ones need no copy; None where there is no such place."""
+        ...
+
+    async def append(self, records: Sequence[Recorded], blobs: Mapping[str, Content | None] | None = None) -> None:
+        """Record all of the events and blobs, or none; returns once they survive the end of the process (and of the
+        machine, as far as this store promises that). blobs: what the session needs from now on, by digest; None for
+        one that the store has already.
+
+        The numbers go on from the last one. Raises `StaleLeaseError` where another writer has taken over, `BlobError`
+        where a content has not the digest it is given under, and `StoreError`.
+        """
+        ...
+
+    async def hold(self, digests: Sequence[str]) -> None:
+        """Say which blobs the session needs, in place of all that was said before; others may be collected."""
+        ...
+
+    async def release(self) -> None:
+        """Let others write. Twice is fine."""
         ...

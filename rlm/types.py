@@ -244,6 +244,91 @@ class RemoteValue:
         return f"<remote {self.type}: {self.repr}>"
 
 
+# -- the heap of a session -----------------------------------------------------------------------------------------
+#
+# What a worker says of its namespace, so that it can be brought back elsewhere. The bytes themselves stand in a store
+# under their digests; only a worker ever loads them.
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """Variables that share objects, saved together in one blob: a co-variable.
+
+    names: in the order of the blob's values; "" where the name has another value by now. types: their types' names.
+    digest: SHA-256 of the blob, hexadecimal; size: its bytes. definition: functions and classes of the session itself,
+    which load before what refers to them. code: the blob holds code objects, which only the same minor version of
+    Python loads. sources: of definitions, the statements that made them, to be run again by other versions.
+    """
+
+    names: Sequence[str]
+    types: Sequence[str]
+    digest: str
+    size: int
+    definition: bool = False
+    code: bool = False
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SavedFile:
+    """A file in the session's own folder. mode: its permissions. link: where a symbolic link leads; it has no blob."""
+
+    digest: str
+    size: int
+    mode: int = 0o600
+    link: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """What could not be saved, or not be brought back, and why."""
+
+    type: str
+    reason: str
+    repr: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HeapChange:
+    """What a capture of the namespace found changed since the one before.
+
+    modules: names of variables -> the module's import name. given: names -> the name of the host's value that they
+    hold. lost: names whose values cannot be saved. gone: names that are no more. files, files_gone, files_lost: the
+    same of the session's folder, by relative path. caught: names that no analysis of the cells' code had suspected.
+    seconds: how long it took; pause: for how much of that no cell could run. whole: everything was looked at.
+    """
+
+    groups: Sequence[Saved] = ()
+    modules: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, str] = field(default_factory=dict)
+    lost: Mapping[str, Lost] = field(default_factory=dict)
+    gone: Sequence[str] = ()
+    files: Mapping[str, SavedFile] = field(default_factory=dict)
+    files_gone: Sequence[str] = ()
+    files_lost: Mapping[str, Lost] = field(default_factory=dict)
+    caught: Sequence[str] = ()
+    python: str = ""
+    seconds: float = 0.0
+    pause: float = 0.0
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HeapImage:
+    """A whole heap, as the changes up to some cell add up to it: what a new worker is given.
+
+    python: the version ("3.11") whose worker saved it last. lost: names that could not be saved.
+    """
+
+    groups: Sequence[Saved] = ()
+    modules: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, str] = field(default_factory=dict)
+    lost: Mapping[str, Lost] = field(default_factory=dict)
+    files: Mapping[str, SavedFile] = field(default_factory=dict)
+    files_lost: Mapping[str, Lost] = field(default_factory=dict)
+    python: str = ""
+
+
 # -- what host functions look like to the model --------------------------------------------------------------------
 
 
@@ -304,7 +389,7 @@ class RLMChatCompletion:
 
 # -- events --------------------------------------------------------------------------------------------------------
 #
-# A session's log is a list of events; everything else that is known of a session is a fold over it. `at` says where in
+# docs/log.md describes them for people who read a store. A session's log is a list of events; everything else that is known of a session is a fold over it. `at` says where in
 # the tree of calls an event stands: "t3" is turn 3, "t3/a0" its first request, "t3/c1" its second cell, and
 # "t3/c1/rlm_query:9f…#0/c0" the first cell of a child that this cell started. Events with `durable = False` only
 # tell a spectator what has begun; they are not recorded.
@@ -325,6 +410,17 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Opened(Event):
+    """A session began. model: its root model; environment: where its cells run; version: of this package."""
+
+    kind: ClassVar[str] = "opened"
+    name: str = ""
+    model: str = ""
+    environment: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ContextAdded(Event):
     """`context_{index}` exists; `type` and `size` (characters, bytes or items; None without a length) describe it.
 
@@ -337,6 +433,8 @@ class ContextAdded(Event):
     size: int | None = None
     name: str | None = None
     digest: str | None = None
+    format: str | None = None
+    preview: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +442,8 @@ class Asked(Event):
     """A turn began. Recorded before its input is brought in, so that whatever ends the turn there is known too.
 
     context: index of the input, where it is the very one that a turn without an answer left behind; any other input is
-    named by the `ContextAdded` that follows.
+    named by the `ContextAdded` that follows. key, inputs: what the caller named the question, and the digest of all
+    that it depends on; the same two later find the recorded answer.
     """
 
     kind: ClassVar[str] = "asked"
@@ -352,6 +451,23 @@ class Asked(Event):
     context: int | None = None
     key: str | None = None
     model: str = ""
+    inputs: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Briefed(Event):
+    """What went into the turn's opening message beside question and conversation, so that it can be made again.
+
+    context: index of the turn's input; contexts, histories: how many there are. notes: what happened since the last
+    turn. schema: JSON schema of the answer.
+    """
+
+    kind: ClassVar[str] = "briefed"
+    context: int | None = None
+    contexts: int = 0
+    histories: int = 0
+    notes: Sequence[str] = ()
+    schema: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,12 +481,16 @@ class Asking(Event):
 
 @dataclass(frozen=True, slots=True)
 class Replied(Event):
-    """The root model of the turn (or of a child) replied."""
+    """The root model of the turn (or of a child) replied.
+
+    sent: the messages that it had not been sent before with this turn; its own replies are not repeated.
+    """
 
     kind: ClassVar[str] = "replied"
     purpose: str = "iteration"
     reply: Reply = Reply("", "")
     seconds: float = 0.0
+    sent: Sequence[Message] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,6 +519,60 @@ class Ran(Event):
     kind: ClassVar[str] = "ran"
     code: str = ""
     result: REPLResult = REPLResult()
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpointed(Event):
+    """The heap after the session's first `cells` cells (those of children not counted) is safe, by what changed.
+
+    base: it stands on no checkpoint before it.
+    """
+
+    kind: ClassVar[str] = "checkpoint"
+    cells: int = 0
+    change: HeapChange = HeapChange()
+    base: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Restored(Event):
+    """A new worker took the heap over. live: how many names it has of it; lost: those it has not, and why.
+
+    cells: how many cells the checkpoint held; rerun: how many were run again after it; diverged: how often one of them
+    did something else than the first time.
+    """
+
+    kind: ClassVar[str] = "restored"
+    cells: int = 0
+    rerun: int = 0
+    live: int = 0
+    lost: Mapping[str, Lost] = field(default_factory=dict)
+    diverged: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed(Event):
+    """An unfinished turn goes on. uncertain: requests that may have been under way, and be paid twice."""
+
+    kind: ClassVar[str] = "resumed"
+    uncertain: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Forked(Event):
+    """This session began as a copy of another one, up to the end of a turn (None: of all that it had)."""
+
+    kind: ClassVar[str] = "forked"
+    source: str = ""
+    turn: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rewound(Event):
+    """The session went back to the end of a turn (None: to its beginning). What came after stays in the log."""
+
+    kind: ClassVar[str] = "rewound"
+    turn: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -459,6 +633,35 @@ class Failed(Event):
     error: str = ""
     message: str = ""
     partial_answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """An event in its place in a log. number: counts from 0, without gaps. time: seconds since 1970, by the clock of
+    the machine that wrote it; it may run backwards, and nothing depends on it."""
+
+    number: int
+    time: float
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSession:
+    """What a store lists of a session.
+
+    id: never changes. created, updated: seconds since 1970. events: in its log. turns: begun so far. unfinished: the
+    last turn has no end. question: the last one. model: its root model.
+    """
+
+    id: str
+    name: str
+    created: float
+    updated: float
+    events: int
+    turns: int = 0
+    unfinished: bool = False
+    question: str | None = None
+    model: str = ""
 
 
 Listener = Callable[[Event], None]

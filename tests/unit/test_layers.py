@@ -22,7 +22,9 @@ PACKAGE = Path(__file__).parents[2] / "rlm"
 
 VALUES = {"types", "errors", "ports"}
 CAPABILITY = VALUES | {"portal", "config"}
-ASSEMBLY = CAPABILITY | {"engine", "environments", "models", "stores", "inputs", "outputs", "listeners", "tools"}
+RECORD = VALUES | {"log", "folds"}
+ASSEMBLY = CAPABILITY | RECORD
+ASSEMBLY |= {"engine", "environments", "models", "stores", "inputs", "outputs", "listeners", "tools", "checkpoints"}
 
 # A module or folder of rlm/, and which others it may import. Its own folder is always open to it.
 MAY_IMPORT: Mapping[str, set[str]] = {
@@ -38,15 +40,21 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "engine": VALUES | {"portal", "inputs"},
     "environments": CAPABILITY,
     "models": CAPABILITY,
-    "stores": CAPABILITY,
+    "log": VALUES,
+    "folds": VALUES | {"log", "engine"},
+    "stores": CAPABILITY | {"log"},
+    "checkpoints": CAPABILITY | RECORD | {"engine"},
+    "transfer": CAPABILITY | RECORD | {"stores"},
+    "notebook": RECORD,
+    "trace": RECORD,
     "outputs": VALUES | {"engine"},
     "session": ASSEMBLY,
     "compat": VALUES | {"config", "models", "narrate"},
-    "rlm": ASSEMBLY | {"session", "compat"},
+    "rlm": ASSEMBLY | {"session", "compat", "transfer", "notebook"},
     "__init__": ASSEMBLY | {"session", "rlm"},
-    "testing": CAPABILITY | {"environments", "models", "stores"},
+    "testing": CAPABILITY | {"environments", "models", "stores", "log"},
     "demo": ASSEMBLY | {"narrate", "session", "rlm"},
-    "cli": ASSEMBLY | {"narrate", "session", "rlm", "demo", "__init__"},
+    "cli": ASSEMBLY | {"narrate", "session", "rlm", "demo", "transfer", "notebook", "trace", "__init__"},
     "__main__": {"cli"},
 }
 
@@ -56,6 +64,9 @@ PROJECT = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="
 SANDBOX = {path.removesuffix(".py").replace("/", ".") for path in PROJECT["tool"]["ruff"]["per-file-target-version"]}
 SENT_ONLY = SANDBOX - {"rlm.environments.codec"}
 SANDBOX_LINES = 400
+
+# A value's form as JSON, which both ends of every channel and every log share: as open to all as the types are.
+SHARED = {"rlm.environments.codec"}
 
 # No I/O, no clock, no randomness: what these do depends on their arguments alone. Of ours they import only each other.
 PURE = {
@@ -67,6 +78,8 @@ PURE = {
     "rlm.engine.cells",
     "rlm.environments.wire",
     "rlm.environments.codec",
+    "rlm.log",
+    "rlm.folds",
 }
 IMPURE = {"os", "random", "secrets", "socket", "sqlite3", "subprocess", "tempfile", "threading", "time", "uuid"}
 
@@ -171,6 +184,7 @@ def upward(package: Path) -> list[str]:
         for arrow in source.imports
         if ours(package, arrow.target)
         and part(arrow.target) != source.part
+        and arrow.target not in SHARED
         and part(arrow.target) not in MAY_IMPORT.get(source.part, set())
     ]
 

@@ -53,7 +53,8 @@ def load(text: str) -> Event:
             )
         for mend in MENDS[version - 1 :]:
             data = mend(data)
-        return _build(EVENTS[kind], data)
+        event: Event = _build(EVENTS[kind], data)
+        return event
     except LogError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -88,7 +89,7 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 @functools.cache
-def _shape(kind: type) -> Sequence[tuple[str, Any, Any]]:
+def _shape(kind: Any) -> Sequence[tuple[str, Any, Any]]:
     """Name, type and default of each field that is written."""
     hints = typing.get_type_hints(kind)
     shape = []

@@ -389,7 +389,7 @@ class RLMChatCompletion:
 
 # -- events --------------------------------------------------------------------------------------------------------
 #
-# docs/log.md describes them for people who read a store. A session's log is a list of events; everything else that is known of a session is a fold over it. `at` says where in
+# A session's log is a list of events (docs/log.md); everything else that is known of a session is a fold over it. `at` says where in
 # the tree of calls an event stands: "t3" is turn 3, "t3/a0" its first request, "t3/c1" its second cell, and
 # "t3/c1/rlm_query:9f…#0/c0" the first cell of a child that this cell started. Events with `durable = False` only
 # tell a spectator what has begun; they are not recorded.

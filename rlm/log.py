@@ -11,7 +11,7 @@ import functools
 import json
 import types as python
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from rlm import types
@@ -89,7 +89,7 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 @functools.cache
-def _shape(kind: Any) -> Sequence[tuple[str, Any, Any]]:
+def _shape(kind: Hashable) -> Sequence[tuple[str, Any, Any]]:
     """Name, type and default of each field that is written."""
     hints = typing.get_type_hints(kind)
     shape = []

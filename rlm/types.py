@@ -389,10 +389,10 @@ class RLMChatCompletion:
 
 # -- events --------------------------------------------------------------------------------------------------------
 #
-# A session's log is a list of events (docs/log.md); everything else that is known of a session is a fold over it. `at` says where in
-# the tree of calls an event stands: "t3" is turn 3, "t3/a0" its first request, "t3/c1" its second cell, and
-# "t3/c1/rlm_query:9f…#0/c0" the first cell of a child that this cell started. Events with `durable = False` only
-# tell a spectator what has begun; they are not recorded.
+# A session's log is a list of events (docs/log.md); everything else that is known of a session is a fold over it. `at`
+# says where in the tree of calls an event stands: "t3" is turn 3, "t3/a0" its first request, "t3/c1" its second cell,
+# "u2/c0" the user's own third cell, and "t3/c1/rlm_query:9f…#0/c0" the first cell of a child that this cell started.
+# Events with `durable = False` only tell a spectator what has begun; they are not recorded.
 
 
 @dataclass(frozen=True, slots=True)
@@ -443,7 +443,7 @@ class Asked(Event):
 
     context: index of the input, where it is the very one that a turn without an answer left behind; any other input is
     named by the `ContextAdded` that follows. key, inputs: what the caller named the question, and the digest of all
-    that it depends on; the same two later find the recorded answer.
+    that it depends on; the same two later find the recorded answer. given: an input came with it.
     """
 
     kind: ClassVar[str] = "asked"
@@ -452,6 +452,7 @@ class Asked(Event):
     key: str | None = None
     model: str = ""
     inputs: str | None = None
+    given: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -552,10 +553,9 @@ class Restored(Event):
 
 @dataclass(frozen=True, slots=True)
 class Resumed(Event):
-    """An unfinished turn goes on. uncertain: requests that may have been under way, and be paid twice."""
+    """An unfinished turn goes on, after its process ended."""
 
     kind: ClassVar[str] = "resumed"
-    uncertain: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -587,6 +587,15 @@ class Calling(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Attempted(Event):
+    """A call that must not be made twice is about to be made. Without a `Called` after it, nobody knows its effect."""
+
+    kind: ClassVar[str] = "attempted"
+    name: str = ""
+    prompt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Called(Event):
     """A call was answered: `value` is what the cell gets, `error` says that it failed and `reason` of what kind.
 
@@ -608,31 +617,41 @@ class Answered(Event):
     """A turn is complete. The stream's last event; the turn counts from here on.
 
     completion: what the caller gets, but for `prompt` where there was no question: that is head and tail of a long
-    text, and type and size of any other input, which would else stay in the log as a whole.
+    text, and type and size of any other input, which would else stay in the log as a whole. kept, said: the turn's
+    messages are the first `kept` of what its replies and the messages sent for them add up to, and then these.
     """
 
     kind: ClassVar[str] = "answered"
     completion: RLMChatCompletion = RLMChatCompletion("", None, "")
+    kept: int = 0
+    said: Sequence[Message] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped(Event):
-    """A turn ended without an answer, by a limit (`reason` names the exception) or because it was cancelled."""
+    """A turn ended without an answer, by a limit (`reason` names the exception) or because it was cancelled.
+
+    kept, said: as with `Answered`.
+    """
 
     kind: ClassVar[str] = "stopped"
     reason: str = ""
     message: str = ""
     partial_answer: str | None = None
+    kept: int = 0
+    said: Sequence[Message] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Failed(Event):
-    """A turn ended by an exception that is neither a limit nor a cancellation."""
+    """A turn ended by an exception that is neither a limit nor a cancellation. kept, said: as with `Answered`."""
 
     kind: ClassVar[str] = "failed"
     error: str = ""
     message: str = ""
     partial_answer: str | None = None
+    kept: int = 0
+    said: Sequence[Message] = ()
 
 
 @dataclass(frozen=True, slots=True)

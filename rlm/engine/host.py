@@ -28,7 +28,20 @@ SERVING: ContextVar[tuple[object, ...]] = ContextVar("rlm_serving", default=())
 """The sessions whose cells wait for the host function that runs here: it must not wait for one of them."""
 
 
-class Namespace(Protocol):
+class Runs(Protocol):
+    """What runs cells."""
+
+    async def run(
+        self,
+        code: str,
+        answer: Answer | None = None,
+        *,
+        fresh: bool = False,
+        printed: Callable[[str, str], None] | None = None,
+    ) -> REPLResult: ...
+
+
+class Namespace(Runs, Protocol):
     """A REPL as the engine uses one. `rlm.environments.repl.Namespace` describes the methods."""
 
     @property
@@ -39,14 +52,6 @@ class Namespace(Protocol):
     def histories(self) -> int: ...
     async def start(self) -> None: ...
     async def close(self) -> None: ...
-    async def run(
-        self,
-        code: str,
-        answer: Answer | None = None,
-        *,
-        fresh: bool = False,
-        printed: Callable[[str, str], None] | None = None,
-    ) -> REPLResult: ...
     async def put_context(self, value: Any, index: int | None = None, name: str | None = None) -> int: ...
     async def put_history(self, messages: Sequence[Mapping[str, Any]], index: int | None = None) -> int: ...
     async def variables(self) -> Mapping[str, str]: ...
@@ -90,7 +95,11 @@ class Setup:
 
 
 class Tree:
-    """What the hosts of one turn share. session: whose turn it is."""
+    """What the hosts of one turn share.
+
+    session: whose turn it is. record: what is known of the turn from before. settled: waits until everything that was
+    recorded is durable; asked before anything is done that the world notices. once: tools that must not be used twice.
+    """
 
     def __init__(
         self,
@@ -99,12 +108,17 @@ class Tree:
         append: Callable[[Event], Awaitable[None]],
         tell: Listener,
         session: object = None,
+        *,
+        record: Record | None = None,
+        settled: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.setup = setup
         self.ledger = ledger
         self.append = append
         self.tell = tell
-        self.record = Record()
+        self.record = record or Record()
+        self.settled = settled or _at_once
+        self.once = frozenset(tool.name for tool in (*setup.tools, *setup.sub_tools) if tool.retry == "never")
         self._serving = (*SERVING.get(), session)
         self._tools_at_once = asyncio.Semaphore(setup.limits.concurrency)
         self._children_at_once: dict[int, asyncio.Semaphore] = {}
@@ -157,10 +171,19 @@ class LiveHost:
     """Answers the asks, cells and calls of one turn, or of one child, from the world.
 
     path: its place in the tree. depth: its level; cells of level d have REPL children while d + 1 < `Limits.depth`.
+    begun: how many of its cells ran before.
     """
 
     def __init__(
-        self, tree: Tree, namespace: Namespace, *, path: str, model: Model, tools: Sequence[Tool], depth: int
+        self,
+        tree: Tree,
+        namespace: Runs,
+        *,
+        path: str,
+        model: Model,
+        tools: Sequence[Tool],
+        depth: int,
+        begun: int = 0,
     ) -> None:
         self.usage = UsageSummary()
         self._tree = tree
@@ -170,8 +193,7 @@ class LiveHost:
         self._tools = {tool.name: tool for tool in tools if tool.is_function}
         self._depth = depth
         self._settings = tree.setup.settings if depth == tree.setup.depth else tree.setup.sub_settings
-        self._fresh = True
-        self._cells = 0
+        self._cells = begun
 
     async def ask(self, messages: Messages, purpose: str = "iteration") -> Reply:
         """One reply, through the ledger."""
@@ -179,6 +201,7 @@ class LiveHost:
 
     async def _ask(self, model: Model, messages: Messages, settings: Mapping[str, Any]) -> Reply:
         async with self._tree.ledger.reserve(model, messages, settings.get("max_tokens")) as slot:
+            await self._tree.settled()
             slot.sent = True
             try:
                 reply = await model.reply(messages, **settings)
@@ -197,9 +220,9 @@ class LiveHost:
 
     async def run(self, code: str, answer: Answer | None = None) -> REPLResult:
         """One cell in the namespace."""
-        fresh, self._fresh = self._fresh, False
-        at = f"{self._path}/c{self._cells}"
+        fresh, at = not self._cells, f"{self._path}/c{self._cells}"
         self._cells += 1
+        await self._tree.settled()
 
         def printed(stream: str, text: str) -> None:
             self._tree.tell(Printed(at, "stderr" if stream == "stderr" else "stdout", text))
@@ -209,6 +232,7 @@ class LiveHost:
     async def call(self, key: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Answer a call of a cell: a model, a child, or a tool."""
         if name in self._tools:
+            await self._tree.settled()
             return await self._tree.use(self._tools[name], args, kwargs)
         if name not in ("llm_query", "rlm_query"):
             known = ", ".join(["llm_query", "rlm_query", *self._tools])
@@ -233,7 +257,7 @@ class LiveHost:
             try:
                 await namespace.put_context(prompt)
                 host = LiveHost(tree, namespace, path=key, model=model, tools=setup.sub_tools, depth=depth)
-                journal = Journal(host, key, tree.record, tree.append, tell=tree.tell)
+                journal = Journal(host, key, tree.record, tree.append, once=tree.once, tell=tree.tell)
                 transcript = loop.Transcript(opening(setup, depth, context=context_info(0, prompt)))
                 try:
                     outcome = await loop.turn(
@@ -250,6 +274,10 @@ class LiveHost:
             finally:
                 await asyncio.shield(namespace.close())
         return Priced(outcome.response, host.usage)
+
+
+async def _at_once() -> None:
+    """Nothing is recorded that one would have to wait for."""
 
 
 def opening(

@@ -11,19 +11,40 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
 from rlm import types
 from rlm.ports import Answer, CallFailed, Host
-from rlm.types import Called, CallRecord, Event, Messages, Ran, Replied, REPLResult, Reply, UsageSummary
+from rlm.types import (
+    Attempted,
+    Called,
+    CallRecord,
+    CellError,
+    Event,
+    Message,
+    Messages,
+    Ran,
+    Replied,
+    REPLResult,
+    Reply,
+    UsageSummary,
+)
 
 _BATCHED = {"llm_query_batched": "llm_query", "rlm_query_batched": "rlm_query"}
-_PROMPT_SHOWN = 500  # characters of what a call asked, in its event
+_PROMPT_SHOWN = 2_000  # characters of what a call asked, in its event
 _VALUE_SHOWN = 4_000  # characters and items of what a tool returned, in the result of the cell
 _SIZED = (str, bytes, bytearray, dict, list, tuple, set, frozenset)
+INTERRUPTED = (
+    "Interrupted: the process ended while this cell ran, and it was not run again. What it did to the namespace is "
+    "undone; what it did elsewhere is not."
+)
+UNCERTAIN = (
+    "was under way when the process ended. It may have taken effect or not, and must not be repeated: check before "
+    "you go on."
+)
 _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -42,8 +63,11 @@ class Record:
         self.replied: dict[tuple[str, str], Replied] = {}
         self.ran: dict[tuple[str, str], Ran] = {}
         self.called: dict[str, Called] = {}
+        self.attempted: set[str] = set()
         for event in events:
             match event:
+                case Attempted():
+                    self.attempted.add(event.at)
                 case Replied():
                     self.replied.setdefault((event.at, event.purpose), event)
                 case Ran():
@@ -61,6 +85,10 @@ class Journal:
     namespace already contains; those are not run again, later ones are, with their recorded calls, for what they do to
     the namespace. What the loop gets is always the recorded result. tell: gets the events that are not recorded. clock:
     seconds. diverged: how often the record held something else than what was asked of it.
+
+    rerun: a cell that the record has begun and not ended is run again, with what it was answered before; else its
+    result says that it was cut off. once: functions that must not be called twice. cut: why a cell is being cancelled.
+    uncertain: requests that the record does not have and that may have been under way when it broke off.
     """
 
     def __init__(
@@ -71,27 +99,37 @@ class Journal:
         append: Callable[[Event], Awaitable[None]],
         *,
         restored: int = 0,
+        rerun: bool = True,
+        once: Collection[str] = (),
         tell: types.Listener | None = None,
+        cut: Callable[[], CellError] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.diverged = 0
+        self.uncertain = 0
         self.record = record
         self._inner, self._path, self._append = inner, path, append
-        self._restored, self._tell, self._clock = restored, tell or _silence, clock
-        self._asks = self._cells = 0
+        self._restored, self._rerun, self._once = restored, rerun, once
+        self._tell, self._cut, self._clock = tell or _silence, cut or _cancelled, clock
+        self._asks = self._cells = self._sent = 0
+        self._resumes = bool(record.places)
         self._made: dict[str, list[CallRecord]] = {}
 
     async def ask(self, messages: Messages, purpose: str = "iteration") -> Reply:
         """The recorded reply, or a new one. Raises what `inner.ask` raises."""
         at = f"{self._path}/a{self._asks}"
+        sent, self._sent = self._sent, len(messages) + 1  # the reply comes back with the next request
         self._asks += 1
         if recorded := self.record.replied.get((at, purpose)):
             return recorded.reply
         self.diverged += at in self.record.places
+        self.uncertain += self._resumes
+        self._resumes = False
         self._tell(types.Asking(at, purpose=purpose))
         began = self._clock()
         reply = await self._inner.ask(messages, purpose)
-        await self._append(Replied(at, purpose=purpose, reply=reply, seconds=self._clock() - began))
+        new: list[Message] = list(messages[sent:])
+        await self._append(Replied(at, purpose=purpose, reply=reply, seconds=self._clock() - began, sent=new))
         return reply
 
     async def run(self, code: str, answer: Answer | None = None) -> REPLResult:
@@ -102,12 +140,24 @@ class Journal:
         recorded = self.record.ran.get((at, code))
         if recorded and (restored or recorded.result.restarted):
             return recorded.result
+        if recorded is None and self._resumes and not self._rerun:
+            self._resumes = False
+            error = CellError("Interrupted", INTERRUPTED)
+            result = REPLResult(stderr=f"{INTERRUPTED}\n", error=error, restarted=True)
+            await self._append(Ran(at, code=code, result=result))
+            return result
         self._tell(types.Running(at, code=code))
         calls = _Calls(self, at, answer, complete=recorded is not None)
-        result = await self._inner.run(code, calls.answer)
+        try:
+            result = await self._inner.run(code, calls.answer)
+        except asyncio.CancelledError:
+            if recorded is None:  # what it did up to here, it did
+                await self._append(Ran(at, code=code, result=REPLResult(error=self._cut())))
+            raise
         if recorded:
-            self.diverged += (result.error is None) != (recorded.result.error is None)
+            self.diverged += _differ(result, recorded.result)
             return recorded.result
+        self._resumes = False
         self.diverged += at in self.record.places
         await self._append(Ran(at, code=code, result=result))
         return replace(result, rlm_calls=self._made.pop(at)) if at in self._made else result
@@ -120,9 +170,16 @@ class Journal:
             if recorded.error is not None:
                 raise CallFailed(recorded.error, recorded.reason or "error")
             return recorded.value
+        if key in self.record.attempted:
+            lost = CallFailed(f"{name}() {UNCERTAIN}", "uncertain")
+            await self._made_call(Called(key, name, "", None, str(lost), lost.reason))
+            raise lost
+        self.uncertain += self._resumes
         prompt = (args[0] if args and isinstance(args[0], str) else _text(list(args)))[:_PROMPT_SHOWN]
         model = kwargs.get("model")
         self._tell(types.Calling(key, name=name, prompt=prompt, model=model if isinstance(model, str) else None))
+        if name in self._once:
+            await self._append(Attempted(key, name, prompt))
         began = self._clock()
         try:
             value = await (answer(name, args, kwargs) if answer else self._inner.call(key, name, args, kwargs))
@@ -202,6 +259,16 @@ def _digest(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     else:
         digest = blake2b(_text([list(args), dict(kwargs)]).encode("utf-8", "surrogatepass"), digest_size=8)
     return digest.hexdigest()
+
+
+def _differ(result: REPLResult, recorded: REPLResult) -> bool:
+    """Whether a cell that was run again did, as far as one can see, something else than the first time."""
+    kinds = [one.error.type if one.error else None for one in (result, recorded)]
+    return kinds[0] != kinds[1] or result.stdout != recorded.stdout
+
+
+def _cancelled() -> CellError:
+    return CellError("Cancelled", "the cell was cancelled")
 
 
 def _shown(value: Any) -> str:

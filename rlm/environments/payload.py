@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import filecmp
+import hashlib
 import pickle
 import pickletools
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rlm.errors import ContextError
+from rlm.ports import Content, Owned
 
 INLINE = 16 * 1024  # bytes that ride in a frame: above it a file costs less than base64 and JSON do
 SLICE = 1 << 24  # characters encoded at a time, so that a large text is never in memory twice
@@ -24,12 +26,28 @@ SLICE = 1 << 24  # characters encoded at a time, so that a large text is never i
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """A value ready for a worker. `format`: text, bytes or pickle; `text` is base64; `path` a file with the bytes."""
+    """A value ready for a worker. `format`: text, bytes or pickle; `text` is base64; `path` a file with the bytes.
+
+    digest: of bytes that came from somewhere else, for the worker to verify; "" where we have just laid them down.
+    """
 
     type: str
     format: str
     text: str | None = None
     path: Path | None = None
+    digest: str = ""
+
+    @property
+    def content(self) -> Content:
+        """The bytes, or our file of them."""
+        return Owned(self.path) if self.path else base64.b64decode(self.text or "")
+
+    def hashed(self) -> str:
+        """The SHA-256 of the bytes, hexadecimal. Reads the file, if there is one."""
+        if self.path is None:
+            return hashlib.sha256(base64.b64decode(self.text or "")).hexdigest()
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def read(self) -> str:
         """The bytes as base64, for a transport that has nothing better than frames."""
@@ -48,6 +66,13 @@ class Payload:
         data = self.path.read_bytes() if self.path else base64.b64decode(self.text or "")
         by_value = "cloudpickle.cloudpickle"  # the module whose functions build them
         return by_value.encode() in data and any(found == by_value for _, found, _ in pickletools.genops(data))
+
+
+def unpacked(type: str, format: str, content: bytes | Path, digest: str) -> Payload:
+    """A payload that a store kept. `content`: its bytes, or a file that a worker verifies before it loads it."""
+    if isinstance(content, Path):
+        return Payload(type, format, path=content, digest=digest)
+    return Payload(type, format, text=base64.b64encode(content).decode("ascii"), digest=digest)
 
 
 def pack(value: Any, folder: Path) -> Payload:

@@ -15,10 +15,10 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rlm.environments import lm_handler
 from rlm.environments.base_env import BaseEnv
@@ -29,10 +29,19 @@ from rlm.portal import in_thread, portal
 from rlm.ports import Answer, CallFailed, Transport
 from rlm.types import CallRecord, CellError, REPLResult, Tool
 
+if TYPE_CHECKING:
+    from rlm.environments.kernel import Capture
+
 Connect = Callable[[Path], Transport]
 """Makes the transport to a new worker, whose files live in the given folder."""
 
+Revive = Callable[[Kernel], Awaitable[str]]
+"""Brings a heap back into a new worker, which has its inputs already; returns what is to be said of it.
+
+Where that ends the worker, it raises `WorkerGone`, and is asked again with another one."""
+
 MAX_NAMED = 40  # lost names that are listed one by one
+MAX_ATTEMPTS = 5  # workers that may end while a heap is brought back, each for another reason
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,7 +55,9 @@ class Given:
 class Namespace:
     """One namespace and the worker that holds it, on the event loop that uses it first.
 
-    setup_code runs before the first cell of each worker, when the inputs given so far are there.
+    setup_code runs before the first cell of each worker, when the inputs given so far are there. place: the folder in
+    which its own folder is made, the system's for temporary files by default. cells: how many were run in it, those of
+    earlier workers included. revive: asked at each new worker to bring back what only workers have.
     """
 
     def __init__(
@@ -61,6 +72,9 @@ class Namespace:
         self.isolation = isolation
         self.contexts = 0
         self.histories = 0
+        self.cells = 0
+        self.place: Path | None = None
+        self.revive: Revive | None = None
         self.cell_timeout = cell_timeout
         self._connect = connect
         self._functions = [tool for tool in tools if tool.is_function]
@@ -81,6 +95,18 @@ class Namespace:
         """Start the worker if it is not running. Raises `SandboxError`."""
         async with self._lock:
             await self._live()
+
+    async def release(self) -> None:
+        """End the worker, which is idle, and keep everything else: the next use starts another one."""
+        async with self._lock:
+            kernel, self._kernel = self._kernel, None
+            if kernel is not None:
+                await kernel.close()
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a worker runs."""
+        return self._kernel is not None and self._kernel.dead is None
 
     async def close(self) -> None:
         """End the worker and remove its files. Twice is fine, and so is a namespace that never started."""
@@ -115,13 +141,35 @@ class Namespace:
             return kernel
         if kernel is not None:
             self._kernel = None
-            try:
-                await kernel.close()
-            finally:
-                self._notes.append(f"The REPL was restarted: {kernel.dead}. {self._losses(kernel)}")
-        return await self._start_worker()
+            lost = "" if self.revive else self._losses(kernel)
+            await kernel.close()
+            started, told = await self._start_worker()
+            self._notes.append(f"The REPL was restarted: {kernel.dead}. {lost or told}".rstrip())
+            return started
+        return (await self._start_worker())[0]
 
-    async def _start_worker(self) -> Kernel:
+    async def _start_worker(self) -> tuple[Kernel, str]:
+        """A new worker with everything that is to be in it, and what is to be said of that."""
+        for attempt in reversed(range(MAX_ATTEMPTS)):
+            kernel = await self._start_empty()
+            try:
+                told = ""
+                if self.revive is not None:
+                    await self._set_up(kernel)
+                    told = await self.revive(kernel)
+            except WorkerGone as gone:
+                await kernel.close()
+                if not attempt:
+                    raise SandboxError(f"no worker survives what is brought back into it: {gone}") from gone
+            except BaseException:
+                await kernel.close()
+                raise
+            else:
+                self._kernel = kernel
+                return kernel, told
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _start_empty(self) -> Kernel:
         kernel = Kernel(self._connect(await self._open_folder()), self._functions)
         try:
             await kernel.start()
@@ -137,7 +185,6 @@ class Namespace:
         except BaseException:
             await kernel.close()
             raise
-        self._kernel = kernel
         return kernel
 
     async def prepare(self) -> None:
@@ -147,16 +194,19 @@ class Namespace:
 
     async def _prepare(self) -> Kernel:
         kernel = await self._live()
+        await self._set_up(kernel)
+        return kernel
+
+    async def _set_up(self, kernel: Kernel) -> None:
         if self._setup_code is not None and self._prepared is not kernel:
             if failed := (await kernel.run(self._setup_code, timeout=self.cell_timeout)).error:
                 raise ReplError(f"the setup code failed:\n{failed.text}")
             self._prepared = kernel
-        return kernel
 
     async def _open_folder(self) -> Path:
         self._check_open()
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="rlm-"))
+            self._folder = Path(tempfile.mkdtemp(prefix="rlm-", dir=self.place))
             (self._folder / "inputs").mkdir()
             _open.add(self)
         work = self._folder / "work"
@@ -197,6 +247,8 @@ class Namespace:
                 result = await kernel.run(code, answer, timeout=self.cell_timeout, fresh=fresh, printed=printed)
             except WorkerGone as gone:
                 return await self._restarted(kernel, gone, before)
+            finally:
+                self.cells += 1
             if before:
                 return dataclasses.replace(result, stderr=f"{before}\n{result.stderr}", restarted=True)
             return result
@@ -204,8 +256,11 @@ class Namespace:
     async def _restarted(self, kernel: Kernel, gone: WorkerGone, before: str) -> REPLResult:
         """The result of a cell that took its worker with it: a new one stands, and the losses are named."""
         losses = self._losses(kernel)
-        await self._live()
-        self.take_notes()
+        self._kernel = None
+        await kernel.close()
+        _, told = await self._start_worker()
+        if self.revive is not None:
+            losses = f"The namespace is as it was before this cell. {told}".rstrip()
         kind = "CellTimeout" if gone.stopped == "timeout" else "WorkerDied"
         limit = f" The cell ran over its limit of {self.cell_timeout:g} s." if gone.stopped == "timeout" else ""
         error = CellError(kind, f"{kind}: {gone}.{limit} The REPL was restarted. {losses}")
@@ -218,7 +273,56 @@ class Namespace:
             restarted=True,
         )
 
+    async def capture(self, *, whole: bool = False) -> tuple[int, Capture]:
+        """What changed in the heap since the last capture, and after how many cells that was. Waits for a running cell.
+
+        Raises `WorkerGone` where there is no worker any more, and so nothing to be captured.
+        """
+        async with self._lock:
+            kernel, cells = self._kernel, self.cells
+            if kernel is None:
+                raise WorkerGone("no worker runs")
+            spool = (await self._open_folder()).parent / "spool"
+            spool.mkdir(exist_ok=True)
+            captured = asyncio.ensure_future(kernel.capture(spool, whole=whole))
+            await asyncio.sleep(0)  # it is on its way now, before any other cell
+        return cells, await captured
+
     # -- values ----------------------------------------------------------------------------------------------------
+
+    async def pack(self, value: Any) -> Payload:
+        """Lay a value down as `put` takes it. Raises `ContextError`."""
+        return await self._pack(value)
+
+    async def put(self, kind: str, payload: Payload, index: int | None = None, name: str | None = None) -> int:
+        """Bind what was laid down to `context_N` or `history_N` (and `name`); returns N. Raises `ContextError`."""
+        async with self._lock:
+            if kind == "context":
+                number = self.contexts if index is None else index
+                await self._put(kind, number, payload, name)
+            else:
+                number = self.histories if index is None else index
+                await self._put_history(number, payload)
+            self._count(kind, number)
+            return number
+
+    def give(self, kind: str, payload: Payload, index: int, name: str | None = None) -> None:
+        """The same for a namespace whose worker has not started: it will have it. In the order of the indices."""
+        names = _names(kind, index, name)
+        self._given[names[0]] = Given(names, payload)
+        self._count(kind, index)
+
+    def forget_given(self) -> None:
+        """As if no context and no history had ever been put; for a namespace without a worker."""
+        kept = {tool.name for tool in self._values}
+        self._given = {name: given for name, given in self._given.items() if name in kept}
+        self.contexts = self.histories = 0
+
+    def _count(self, kind: str, number: int) -> None:
+        if kind == "context":
+            self.contexts = max(self.contexts, number + 1)
+        else:
+            self.histories = max(self.histories, number + 1)
 
     async def put_context(self, value: Any, index: int | None = None, name: str | None = None) -> int:
         """Bind `value` to `context_N` (and `name`); returns N. Raises `ContextError`."""
@@ -234,14 +338,17 @@ class Namespace:
         payload = await self._pack([dict(message) for message in messages])
         async with self._lock:
             number = self.histories if index is None else index
-            if self._kernel is not None and self._kernel.dead is None:
-                await self._put("history", number, payload, None)
-            else:
-                self._check_open()
-                names = _names("history", number, None)
-                self._given[names[0]] = Given(names, payload)
-            self.histories = max(self.histories, number + 1)
+            await self._put_history(number, payload)
+            self._count("history", number)
             return number
+
+    async def _put_history(self, number: int, payload: Payload) -> None:
+        if self.is_live:
+            await self._put("history", number, payload, None)
+        else:
+            self._check_open()
+            names = _names("history", number, None)
+            self._given[names[0]] = Given(names, payload)
 
     async def holds(self, index: int, value: Any) -> bool:
         """Whether `context_{index}` was made of a value that is laid down as this one is. Raises `ContextError`."""

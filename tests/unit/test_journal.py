@@ -185,12 +185,12 @@ def test_any_json_is_recorded_and_found_again(args: list[Any], kwargs: dict[str,
 def test_calls_are_recorded_with_what_they_asked_gave_cost_and_took() -> None:
     moments = iter(range(100))
     log = Log(
-        Scripted(calling(("llm_query", ["a" * 600], {}), ("tool", [{"x": 1}], {}), ("llm_query", ["fail"], {}))),
+        Scripted(calling(("llm_query", ["a" * 3_000], {}), ("tool", [{"x": 1}], {}), ("llm_query", ["fail"], {}))),
         clock=lambda: float(next(moments)),
     )
-    assert printed(log) == ["llm_query " + "a" * 600, "tool {'x': 1}", ["no fail", "refused"]]
+    assert printed(log) == ["llm_query " + "a" * 3_000, "tool {'x': 1}", ["no fail", "refused"]]
     text, tool, failed = (event for event in log.events if isinstance(event, Called))
-    assert (text.name, text.prompt, text.seconds) == ("llm_query", "a" * 500, 1.0)
+    assert (text.name, text.prompt, text.seconds) == ("llm_query", "a" * 2_000, 1.0)
     assert text.usage_summary == UsageSummary({"m": Usage(1, 2, 3)})
     assert (tool.prompt, tool.value, tool.error) == ('[{"x":1}]', "tool {'x': 1}", None)
     assert (failed.value, failed.error, failed.reason, failed.usage_summary.total) == (
@@ -393,7 +393,10 @@ def test_a_cancelled_batch_cancels_all_of_its_calls_and_records_nothing() -> Non
 
     asyncio.run(scenario())
     assert log.host.cancelled == 2
-    assert [event.kind for event in log.events] == ["called"]  # the one that was answered before
+    called, ran = log.events  # the call that was answered before, and that the cell did not come to its end
+    assert isinstance(called, Called)
+    assert isinstance(ran, Ran)
+    assert (ran.result.error or CellError("", "")).type == "Cancelled"
 
 
 # -- what the record does not fit ----------------------------------------------------------------------------------
@@ -413,7 +416,7 @@ def test_a_failed_call_fails_again() -> None:
 def test_a_cell_is_run_again_for_the_namespace_and_the_loop_gets_the_recorded_result() -> None:
     log = Log(Scripted(), [Ran("t0/c0", "x", REPLResult(stdout="as it was"))])
     assert asyncio.run(log.journal.run("x")).stdout == "as it was"
-    assert (log.host.ran, log.events, log.journal.diverged) == (["x"], [], 0)
+    assert (log.host.ran, log.events, log.journal.diverged) == (["x"], [], 1)  # it printed something else
 
 
 def test_cells_that_the_namespace_contains_are_not_run_again() -> None:

@@ -22,7 +22,7 @@ PACKAGE = Path(__file__).parents[2] / "rlm"
 
 VALUES = {"types", "errors", "ports"}
 CAPABILITY = VALUES | {"portal", "config"}
-RECORD = VALUES | {"log", "folds"}
+RECORD = VALUES | {"log", "folds", "recording"}
 ASSEMBLY = CAPABILITY | RECORD
 ASSEMBLY |= {"engine", "environments", "models", "stores", "inputs", "outputs", "listeners", "tools", "checkpoints"}
 
@@ -42,6 +42,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "models": CAPABILITY,
     "log": VALUES,
     "folds": VALUES | {"log", "engine"},
+    "recording": VALUES | {"folds"},
     "stores": CAPABILITY | {"log"},
     "checkpoints": CAPABILITY | RECORD | {"engine"},
     "transfer": CAPABILITY | RECORD | {"stores"},

@@ -1,0 +1,92 @@
+"""A session's log while it is open: what was recorded, what that adds up to, and what is on its way to the store.
+
+Events take effect here at once and reach the store in their order; `settled` waits until the last of them is durable.
+Whoever acts upon the world waits for that first. Once the store has failed, nothing more is recorded: what is known
+here and what is on disk are no longer the same, and the session has to be opened again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from rlm.errors import RLMError, StoreError
+from rlm.folds import Past
+from rlm.ports import Content, Lease
+from rlm.types import Event, Listener, Recorded
+
+
+class Log:
+    """The log of one session. lease: the right to write it; None for a session that lives in memory alone.
+
+    records: what was there before. tell: gets every event once it is part of the log. clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        lease: Lease | None = None,
+        records: Sequence[Recorded] = (),
+        *,
+        tell: Listener | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.lease = lease
+        self.past = Past(records)
+        self.events: list[Event] = [record.event for record in records]
+        self.tell = tell or _silence
+        self._clock = clock
+        self._pending: set[asyncio.Task[None]] = set()
+        self._failed: Exception | None = None
+
+    @property
+    def durable(self) -> bool:
+        return self.lease is not None
+
+    def add(self, event: Event, blobs: Mapping[str, Content | None] | None = None) -> None:
+        """Record an event, with what it refers to; it is durable once `settled` has returned."""
+        self.check()
+        record = Recorded(self.past.number, self._clock(), event)
+        self.past.take(event)
+        self.events.append(event)
+        if self.lease is not None:
+            task = asyncio.get_running_loop().create_task(self.lease.append([record], blobs))
+            self._pending.add(task)
+            task.add_done_callback(self._ended)
+        self.tell(event)
+
+    async def append(self, event: Event, blobs: Mapping[str, Content | None] | None = None) -> None:
+        """Record an event and wait until it is durable. Raises `StoreError`."""
+        self.add(event, blobs)
+        await self.settled()
+
+    async def settled(self) -> None:
+        """Wait until everything that was recorded is durable. Raises `StoreError`."""
+        while self._pending:
+            await asyncio.wait(self._pending)
+        self.check()
+
+    def check(self) -> None:
+        """Raise `StoreError` if the log is behind what happened."""
+        if self._failed is not None:
+            raise StoreError(
+                f"the session cannot be recorded any more: {self._failed} Close it and open it again, which goes on "
+                "from what was recorded."
+            ) from self._failed
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._pending.discard(task)
+        error = asyncio.CancelledError("its recording was cancelled") if task.cancelled() else task.exception()
+        if error is not None and self._failed is None:
+            self._failed = error if isinstance(error, RLMError) else StoreError(f"{type(error).__name__}: {error}")
+
+    async def close(self) -> None:
+        """Wait for what is on its way, and let others write. Twice is fine."""
+        while self._pending:
+            await asyncio.wait(self._pending)
+        if self.lease is not None:
+            await self.lease.release()
+
+
+def _silence(event: Event) -> None:
+    """Nobody is told."""

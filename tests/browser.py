@@ -124,10 +124,13 @@ class Browser:
 
     def open(self, path: Path, anchor: str = "") -> None:
         """Load the file, and forget what was complained about before."""
-        self.send("Page.navigate", url="about:blank")
-        self._events.clear()
+        self._go("about:blank")  # else only the anchor might be new, and nothing be loaded
         self._page = path.as_uri()
-        self.send("Page.navigate", url=f"{self._page}{anchor}")
+        self._go(f"{self._page}{anchor}")
+
+    def _go(self, url: str) -> None:
+        self._events.clear()
+        self.send("Page.navigate", url=url)
         while not any(event.get("method") == "Page.loadEventFired" for event in self._events):
             self._events.append(self._receive())
 

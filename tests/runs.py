@@ -163,8 +163,8 @@ def hostile() -> list[Event]:
     ]
 
 
-def long_run(turns: int = 60, calls: int = 1_000) -> list[Event]:
-    """Some 5,000 events: turns of several cells, a tenth of them with children, and one with a thousand sub-calls."""
+def long_run(turns: int = 92, calls: int = 1_000) -> list[Event]:
+    """More than 5,000 events: turns of several cells, a tenth of them with children, and one with a thousand sub-calls."""
     events: list[Event] = [Opened("", "long", "m:big", "local", "0.1.0")]
     for number in range(turns):
         at = f"t{number}"

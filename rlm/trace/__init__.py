@@ -93,6 +93,8 @@ def _totals(data: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Label, figure, and what is said below it."""
     requests, sent, cached, received, cost = data["use"]
     counts = data["counts"]
+    known = sum(use[4] for use in data["models"].values() if use[4] is not None)
+    paid = _dollars(cost) if cost is not None else f"≥ {_dollars(known)}" if known else "unknown"
     dropped = sum(bool(item.get("dropped")) for item in data["items"] if item["kind"] == "turn")
     return [
         ("Turns", f"{counts['turn']:,}", f"{dropped:,} dropped" if dropped else ""),
@@ -102,7 +104,7 @@ def _totals(data: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("Model requests", f"{requests:,}", ""),
         ("Tokens in", _compact(sent), f"{_compact(cached)} cached" if cached else ""),
         ("Tokens out", _compact(received), ""),
-        ("Cost", "unknown" if cost is None else _dollars(cost), ""),
+        ("Cost", paid, "a price is unknown" if cost is None and known else ""),
         ("Time", _clock(data["s"]), ""),
     ]
 

@@ -109,6 +109,7 @@
     const draw = () => {
       const all = amount(node.above === ROOT ? ROOT : node.top);
       const share = all > 0 ? Math.min(1, amount(node) / all) : 0;
+      element.classList.toggle("none", share === 0);
       fill.style.width = share > 0 ? `max(2px, ${(share * 100).toFixed(1)}%)` : "0";
       element.title = `${(share * 100).toFixed(share < 0.1 ? 1 : 0)} % of the ${node.above === ROOT ? "run" : "turn"}'s ${measure}`;
     };
@@ -147,6 +148,9 @@
     return lines.find((one) => !/^(#|import |from )/.test(one)) || lines[0] || "";
   }
 
+  // The code that a reply begins with, for a cell that left none in the log.
+  const written = (reply) => (/^[ \t]*(?:`{3,}|~{3,})[^\n]*\n([^]*)/m.exec(reply || "") || [])[1];
+
   const cells = (node) => node.kids.filter((kid) => kid.kind === "cell");
 
   function outcome(cell) {
@@ -179,7 +183,7 @@
       const [first, ...more] = cells(node);
       if (!first) return [label, gist(line(node.reply) || "(an empty reply)")];
       const failed = cells(node).find((cell) => cell.state !== "ok");
-      return [label, gist(firstLine(first.code) || "a cell that did not end", "mono"), more.length ? name(`+ ${count(more.length, "cell")}`) : "", calls(first), outcome(failed || more.at(-1) || first)];
+      return [label, gist(firstLine(first.code || written(node.reply)), "mono"), more.length ? name(`+ ${count(more.length, "cell")}`) : "", calls(first), outcome(failed || more.at(-1) || first)];
     },
     cell: (node) => [name(`Cell ${node.n}`), mark(node), calls(node)],
     call: (node) => [
@@ -249,7 +253,7 @@
     turn(node, into) {
       const meta = [node.began, node.model, node.isolation && `isolation ${node.isolation}`, node.key && `key ${node.key}`];
       if (node.contexts !== undefined) meta.push(count(node.contexts, "context"));
-      if (node.histories !== undefined) meta.push(count(node.histories, "earlier history").replace("historys", "histories"));
+      if (node.histories) meta.push(count(node.histories, "earlier history").replace("historys", "histories"));
       if (node.uncertain) meta.push(`${count(node.uncertain, "request")} may have been paid twice`);
       into.append(el("p", "meta", meta.filter(Boolean).join(" · ")));
       const asked = node.question || node.about;
@@ -269,10 +273,11 @@
     iteration(node, into) {
       const own = cells(node), said = own.length ? beside(node.reply || "", own) : node.reply || "(an empty reply)";
       const meta = [node.model, node.asking !== undefined && `the model took ${seconds(node.asking)}`];
-      into.append(el("p", "meta", meta.filter(Boolean).join(" · ")));
+      const folds = el("div", "folds", el("p", "meta", meta.filter(Boolean).join(" · ")));
+      if (own.length) folds.append(fold("Whole reply", () => block("", node.reply || "", "wrap")));
+      if (node.sent) folds.append(fold(`Sent: ${count(node.sent.length, "message")}`, () => el("div", "", ...node.sent.map(([role, text]) => block(role, run.messages[text], "wrap")))));
+      into.append(folds);
       if (said) into.append(block("", said, "said"));
-      if (own.length) into.append(fold("Whole reply", () => block("", node.reply || "", "wrap")));
-      if (node.sent) into.append(fold(`Sent to the model: ${count(node.sent.length, "message")}`, () => el("div", "", ...node.sent.map(([role, text]) => block(role, run.messages[text], "wrap")))));
       list(node, into);
       for (const cell of visible(node)) if (drawn.has(cell) && (cell.kind === "cell")) open(cell);
     },
@@ -287,7 +292,7 @@
     },
     group(node, into) {
       const failed = node.kids.filter((kid) => kid.state === "failed").length;
-      list(node, into, failed && failed < node.kids.length ? { name: `Only the ${whole(failed)} that failed`, keep: (kid) => kid.state === "failed" } : null);
+      list(node, into, !kept && failed && failed < node.kids.length ? { name: `Only the ${whole(failed)} that failed`, keep: (kid) => kid.state === "failed" } : null);
     },
     context(node, into) {
       into.append(node.preview ? block("", node.preview, "wrap") : el("p", "meta", "The log holds no preview of it."));
@@ -397,7 +402,7 @@
   }
 
   function variables(node) {
-    if (node.heap === undefined) return el("p", "meta", "No checkpoint of the variables is in the log.");
+    if (node.heap === undefined) return el("p", "meta", run.heaps.length ? "No checkpoint of the variables came before this." : "");
     const chain = [];
     for (let i = node.heap; i !== null && i !== undefined; i = run.heaps[i].on) chain.unshift(i);
     const known = new Map(), fresh = new Set();

@@ -11,6 +11,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from rlm.version import __version__
+
 if TYPE_CHECKING:
     from rlm.environments.base_env import SupportsPersistence
     from rlm.environments.local_repl import LocalREPL
@@ -19,12 +21,16 @@ if TYPE_CHECKING:
         CancellationError,
         ConfigurationError,
         ErrorThresholdExceededError,
+        LossError,
         ModelError,
         RLMError,
         SandboxError,
+        SessionBusyError,
+        StoreError,
         TimeoutExceededError,
         TokenLimitExceededError,
         TurnError,
+        UnfinishedTurnError,
     )
     from rlm.models import ScriptedModel
     from rlm.rlm import RLM
@@ -32,7 +38,6 @@ if TYPE_CHECKING:
     from rlm.tools import tool
     from rlm.types import Limits, REPLResult, RLMChatCompletion, Tool, Usage, UsageSummary
 
-__version__ = "0.1.0.dev0"
 
 _HOMES = {
     "RLM": "rlm.rlm",
@@ -48,12 +53,16 @@ _HOMES = {
             "CancellationError",
             "ConfigurationError",
             "ErrorThresholdExceededError",
+            "LossError",
             "ModelError",
             "RLMError",
             "SandboxError",
+            "SessionBusyError",
+            "StoreError",
             "TimeoutExceededError",
             "TokenLimitExceededError",
             "TurnError",
+            "UnfinishedTurnError",
         ),
         "rlm.errors",
     ),
@@ -82,6 +91,11 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "TokenLimitExceededError",
     "ErrorThresholdExceededError",
     "CancellationError",
+    "SessionBusyError",
+    "UnfinishedTurnError",
+    "LossError",
+    "StoreError",
+    "__version__",
 ]
 
 
@@ -95,4 +109,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+    return sorted(__all__)

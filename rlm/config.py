@@ -57,6 +57,22 @@ def state_folder(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(folder or Path.home() / ".local" / "state") / "rlm"
 
 
+def store_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where durable sessions live unless a store is named: RLM_STORE, else `rlm` where the platform keeps such data.
+
+    The folder need not exist.
+    """
+    if named := variable("RLM_STORE", environ):
+        return Path(named).expanduser()
+    if sys.platform == "win32":
+        folder = variable("LOCALAPPDATA", environ)
+        return Path(folder or Path.home() / "AppData" / "Local") / "rlm"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "rlm"
+    folder = variable("XDG_DATA_HOME", environ)
+    return Path(folder or Path.home() / ".local" / "share") / "rlm"
+
+
 def load_config(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Config:
     """The user's defaults, from the file at `path` (None: where `config_path` says) and the environment.
 

@@ -72,6 +72,9 @@ class Heap:
     """The heap as its checkpoints add up. cells: how many of the session's cells are in it."""
 
     def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
         self.cells = 0
         self.python = ""
         self.lost: dict[str, Lost] = {}
@@ -84,7 +87,7 @@ class Heap:
     def apply(self, event: Checkpointed) -> None:
         """Take a checkpoint in."""
         if event.base:
-            self.__init__()  # type: ignore[misc]
+            self._clear()
         change = event.change
         self.cells, self.python = event.cells, change.python or self.python
         for name in (*change.gone, *change.modules, *change.given, *change.lost):
@@ -100,7 +103,7 @@ class Heap:
 
     def _forget(self, name: str) -> None:
         for known in (self._saved, self.modules, self.given, self.lost):
-            known.pop(name, None)  # type: ignore[attr-defined]  # all four are dicts
+            known.pop(name, None)
 
     def _apply_files(self, change: HeapChange) -> None:
         for path in (*change.files_gone, *change.files, *change.files_lost):
@@ -392,6 +395,11 @@ class Past:
         """The numbers of all turns that one can rewind to, those beside the path included."""
         return sorted(turn for turn in self._ends if turn is not None and turn >= 0)
 
+    def blobs(self) -> Mapping[str, int]:
+        """Digest -> bytes (0 where nobody said) of every blob that the session needs as it stands."""
+        inputs = {event.digest: 0 for event in self.contexts.values() if event.digest is not None}
+        return {**inputs, **self.heap.blobs()}
+
     def answer(self, key: str, inputs: str) -> RLMChatCompletion | None:
         """The recorded answer to this key and these inputs."""
         known = self._state.answers.get(key)
@@ -433,4 +441,6 @@ def note_of_restore(event: Restored) -> str:
         parts.append(f"could not be brought back: {', '.join(shown)}{more}")
     if event.diverged:
         parts.append("cells that were run again did something else than the first time: check what they made")
+    if event.skipped:
+        parts.append(f"{event.skipped} of the last cells were not run again, and what they did is undone")
     return f"The REPL was restored; {'; '.join(parts)}." if parts else ""

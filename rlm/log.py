@@ -7,11 +7,10 @@ older version wrote is brought up to date while it is read; what a newer one wro
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import types as python
 import typing
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rlm import types
@@ -88,9 +87,17 @@ def _fields(value: Any) -> dict[str, Any]:
     return data
 
 
-@functools.cache
-def _shape(kind: Hashable) -> Sequence[tuple[str, Any, Any]]:
+def _shape(kind: Any) -> Sequence[tuple[str, Any, Any]]:
     """Name, type and default of each field that is written."""
+    if kind not in _shapes:
+        _shapes[kind] = _look_at(kind)
+    return _shapes[kind]
+
+
+_shapes: dict[type, Sequence[tuple[str, Any, Any]]] = {}
+
+
+def _look_at(kind: Any) -> Sequence[tuple[str, Any, Any]]:
     hints = typing.get_type_hints(kind)
     shape = []
     for field in dataclasses.fields(kind):

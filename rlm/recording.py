@@ -20,7 +20,8 @@ from rlm.types import Event, Listener, Recorded
 class Log:
     """The log of one session. lease: the right to write it; None for a session that lives in memory alone.
 
-    records: what was there before. tell: gets every event once it is part of the log. clock: seconds since 1970.
+    records: what was there before. opening: the first event, recorded with the second one. tell: gets every event once
+    it is part of the log. clock: seconds since 1970.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class Log:
         lease: Lease | None = None,
         records: Sequence[Recorded] = (),
         *,
+        opening: Event | None = None,
         tell: Listener | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -35,6 +37,7 @@ class Log:
         self.past = Past(records)
         self.events: list[Event] = [record.event for record in records]
         self.tell = tell or _silence
+        self._opening = opening
         self._clock = clock
         self._pending: set[asyncio.Task[None]] = set()
         self._failed: Exception | None = None
@@ -43,9 +46,15 @@ class Log:
     def durable(self) -> bool:
         return self.lease is not None
 
-    def add(self, event: Event, blobs: Mapping[str, Content | None] | None = None) -> None:
-        """Record an event, with what it refers to; it is durable once `settled` has returned."""
+    def add(self, event: Event, blobs: Mapping[str, Content | None] | None = None) -> asyncio.Task[None] | None:
+        """Record an event, with what it refers to. It is durable once `settled` has returned, or the task is done that
+        this returns for a log in a store."""
         self.check()
+        task = None
+        if (opening := self._opening) is not None:
+            self._opening = None
+            if not self.past.number:
+                self.add(opening)
         record = Recorded(self.past.number, self._clock(), event)
         self.past.take(event)
         self.events.append(event)
@@ -54,6 +63,7 @@ class Log:
             self._pending.add(task)
             task.add_done_callback(self._ended)
         self.tell(event)
+        return task
 
     async def append(self, event: Event, blobs: Mapping[str, Content | None] | None = None) -> None:
         """Record an event and wait until it is durable. Raises `StoreError`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping, Sequence
@@ -24,16 +25,21 @@ from rlm.environments.threaded import Threaded, require_tools
 from rlm.errors import ConfigurationError, SessionClosedError, SessionError
 from rlm.listeners import Listening
 from rlm.models import get_model
-from rlm.portal import Closing, aiterate, blocking, hopping, iterate
-from rlm.ports import Model, SupportsClose
-from rlm.session import Session, require_namespace
+from rlm.portal import Closing, aiterate, blocking, hopping, iterate, portal
+from rlm.ports import Lease, Model, Store, SupportsClose
+from rlm.session import Session, Stored, check_session_name, require_namespace
+from rlm.stores.use import Use
 from rlm.tools import parse_tools
-from rlm.types import Event, Limits, Listener, RLMChatCompletion, Tool
+from rlm.types import Event, Limits, Listener, Opened, Recorded, RLMChatCompletion, Tool
+from rlm.version import __version__
 
 if TYPE_CHECKING:
     from rlm.compat import Older
 
 log = logging.getLogger("rlm")
+
+IDLE = 900.0  # seconds: long enough for a person to think, short enough for a service with many sessions
+UNNAMED = "session"  # what an unnamed session is called, which lives in memory
 
 TAKEN = {
     "tools": "give them to RLM(tools=)",
@@ -52,7 +58,9 @@ class RLM(Closing):
     default). environment: a name, a path `package.module:Class`, or a class; environment_kwargs go to it.
     system_prompt: in place of ours. output_limit: characters of a stream of output that the model sees of a cell.
     settings, sub_settings: for each model request (temperature, max_tokens, …). listener: told of every event, in a
-    thread.
+    thread. store: where named sessions live: a folder, ":memory:" or a Store; by default RLM_STORE, else the place that
+    the platform has for such data. idle: seconds after which the worker of an unused session is given back, if all that
+    it holds is safe (None: never).
 
     The names that other RLM engines use for these are accepted too (`rlm.compat`). Raises `ConfigurationError` for what
     cannot be had, before anything is started or spent.
@@ -74,6 +82,8 @@ class RLM(Closing):
         settings: Mapping[str, Any] | None = None,
         sub_settings: Mapping[str, Any] | None = None,
         listener: Listener | None = None,
+        store: str | os.PathLike[str] | Store | None = None,
+        idle: float | None = IDLE,
         **older: Unpack[Older],
     ) -> None:
         given = compat.translate(
@@ -113,7 +123,13 @@ class RLM(Closing):
         self._models = [one for one in ours if isinstance(one, SupportsClose)]
         self._listening = Listening([*given.listeners, *([lambda: listener] if listener else [])])
         weakref.finalize(self, self._listening.close)
+        if idle is not None and not idle > 0:
+            raise ConfigurationError(f"idle={idle!r}: give seconds above 0, or None for never")
+        self._stores = Use(store)
+        self._idle = idle
         self._sessions: dict[str, Session] = {}
+        self._in_memory: Session | None = None
+        self._at_once = asyncio.Lock()
         self._passing: set[Session] = set()
         self._opening = threading.Lock()
         self._closed = False
@@ -174,13 +190,23 @@ class RLM(Closing):
             await hopping(RLM._done_with)(self, session)
 
     def _session_for_completion(self) -> Session:
-        if self.persistent:
-            return self.session("persistent")
         with self._opening:
             self._check_open()
+            if self.persistent:
+                return self._unnamed()
             session = Session(self._setup, "completion", persistent=False, listening=self._listening)
             self._passing.add(session)
             return session
+
+    def _unnamed(self, limits: Limits | None = None) -> Session:
+        """The one session that has no name and lives in memory; all completions of a persistent RLM are turns of it."""
+        require_persistence(self._environment, environment_class(self._environment))
+        session = self._in_memory
+        if session is None or session.closed:
+            session = self._in_memory = Session(self._setup, UNNAMED, limits=limits, listening=self._listening)
+        elif limits is not None:
+            raise _is_open(UNNAMED)
+        return session
 
     async def _done_with(self, session: Session) -> None:
         """Close the session of one completion. Its answer is there, or its error: a failing end takes neither away."""
@@ -194,22 +220,94 @@ class RLM(Closing):
 
     # -- sessions --------------------------------------------------------------------------------------------------
 
-    def session(self, name: str = "session", *, limits: Limits | None = None) -> Session:
-        """The session of this name; a new one if there is none, or if it was closed. Spends nothing, asks nothing.
+    def session(
+        self,
+        name: str | None = None,
+        *,
+        limits: Limits | None = None,
+        wait: float | None = 0.0,
+        strict: bool = False,
+        rerun: bool = True,
+    ) -> Session:
+        """The session of this name: as it was when its last process ended, or a new one. Spends nothing, asks nothing.
+
+        A named session is durable. Without a name it lives in memory: the same one each time, until it is closed.
 
         limits: what the session may consume in its whole life (`usd`, `tokens`, `calls`, `seconds` of turns), beside
-        the limits of each turn. Raises `ConfigurationError` where the environment does not persist.
+        the limits of each turn. wait: seconds to wait for another process that has the session open (None: for ever).
+        strict: where something cannot be brought back, raise `LossError` at its first use. rerun: run the cells again
+        that came after the last checkpoint, and the one that the end of the process cut off.
+
+        Raises `SessionBusyError`, `StoreError`, and `ConfigurationError` where the environment does not persist.
         """
+        open_already = self._open_one(name, limits)
+        return open_already or portal().run(self._open_session(name or "", limits, wait, strict, rerun))
+
+    async def asession(
+        self,
+        name: str | None = None,
+        *,
+        limits: Limits | None = None,
+        wait: float | None = 0.0,
+        strict: bool = False,
+        rerun: bool = True,
+    ) -> Session:
+        """The async form of `session`."""
+        open_already = self._open_one(name, limits)
+        return open_already or await portal().hop(self._open_session(name or "", limits, wait, strict, rerun))
+
+    async def _open_session(
+        self, name: str, limits: Limits | None, wait: float | None, strict: bool, rerun: bool
+    ) -> Session:
+        require_persistence(self._environment, environment_class(self._environment))
+        check_session_name(name)
+        async with self._at_once:
+            session = self._open_one(name, limits)
+            if session is not None:
+                return session
+            require_namespace(self._setup, f"session {name!r}")
+            store = self._stores.open()
+            lease = await store.lease(name, wait=wait)
+            try:
+                records = await store.read(name)
+                return self._adopt(store, lease, records, limits=limits, strict=strict, rerun=rerun)
+            except BaseException:
+                await lease.release()
+                raise
+
+    def _open_one(self, name: str | None, limits: Limits | None) -> Session | None:
+        """The session that has no name, or one that this RLM has open."""
         with self._opening:
             self._check_open()
-            require_persistence(self._environment, environment_class(self._environment))
+            if name is None:
+                return self._unnamed(limits)
             session = self._sessions.get(name)
-            if session is None or session.closed:
-                session = Session(self._setup, name, limits=limits, listening=self._listening)
-                self._sessions[name] = session
-            elif limits is not None:
-                raise SessionError(f"session {name!r} is open: limits are given when it is opened")
-            return session
+        if session is None or session.closed:
+            return None
+        if limits is not None:
+            raise _is_open(name)
+        return session
+
+    def _adopt(self, store: Store, lease: Lease, records: Sequence[Recorded], **given: Any) -> Session:
+        """A durable session over a lease."""
+        limits = given.pop("limits", None)
+
+        def sibling(name: str, lease: Lease, records: Sequence[Recorded]) -> Session:
+            return self._adopt(store, lease, records, **given)
+
+        stored = Stored(store, lease, sibling, records, idle=self._idle, **given)
+        environment = self._environment if isinstance(self._environment, str) else self._environment.__name__
+        opened = Opened("", lease.name, self._setup.model.name, environment, __version__)
+        session = Session(
+            self._setup, lease.name, limits=limits, listening=self._listening, stored=stored, opened=opened
+        )
+        return self._remember(session)
+
+    def _remember(self, session: Session) -> Session:
+        with self._opening:
+            self._check_open()
+            self._sessions[session.name] = session
+        return session
 
     # -- the environment -------------------------------------------------------------------------------------------
 
@@ -241,9 +339,10 @@ class RLM(Closing):
         """Close all sessions. Running turns are cancelled; their callers get `CancellationError`. Twice is fine."""
         with self._opening:
             self._closed = True
-            sessions = [*self._sessions.values(), *self._passing]
+            sessions = [*self._sessions.values(), *([self._in_memory] if self._in_memory else []), *self._passing]
         ended = await asyncio.gather(*(session.aclose() for session in sessions), return_exceptions=True)
         self._listening.close()
+        ended += await asyncio.gather(self._stores.close(), return_exceptions=True)
         ended += await asyncio.gather(*(model.aclose() for model in self._models), return_exceptions=True)
         for error in ended:
             if error is not None:
@@ -252,3 +351,7 @@ class RLM(Closing):
     def _check_open(self) -> None:
         if self._closed:
             raise SessionClosedError("this RLM was closed")
+
+
+def _is_open(name: str) -> SessionError:
+    return SessionError(f"session {name!r} is open: limits are given when it is opened")

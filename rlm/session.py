@@ -13,41 +13,59 @@ import dataclasses
 import os
 import time
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 from rlm import inputs
+from rlm.checkpoints import PATIENCE, Keepable, Keeper
 from rlm.engine import loop, prompts
 from rlm.engine.budget import Ledger
-from rlm.engine.host import SERVING, LiveHost, Namespace, Setup, Tree, context_info, opening, plain_opening
+from rlm.engine.host import SERVING, LiveHost, Namespace, Runs, Setup, Tree, context_info, opening, plain_opening
 from rlm.engine.journal import Journal, Record
+from rlm.environments.payload import unpacked
 from rlm.errors import (
+    BlobError,
     CancellationError,
     ConfigurationError,
     RLMError,
     SessionClosedError,
     SessionError,
+    SessionExistsError,
+    StoreError,
     TimeoutExceededError,
     TurnError,
+    UnfinishedTurnError,
 )
+from rlm.folds import Past, PastTurn, is_own
 from rlm.listeners import Listening
 from rlm.portal import Closing, aiterate, blocking, hopping, in_thread, iterate, portal
+from rlm.ports import Lease, Store
+from rlm.recording import Log
 from rlm.tools import check_name
 from rlm.types import (
     Answered,
     Asked,
-    Called,
+    Briefed,
+    CellError,
     ContextAdded,
     Event,
     Failed,
+    Forked,
     Limits,
     Listener,
+    Lost,
     Message,
-    Replied,
+    Opened,
+    Ran,
+    Recorded,
     REPLResult,
+    Restored,
+    Resumed,
+    Rewound,
     RLMChatCompletion,
     Stopped,
+    UnfinishedTurn,
     UsageSummary,
 )
 
@@ -55,6 +73,7 @@ if TYPE_CHECKING:
     from rlm.outputs import Output
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class _Nothing:
@@ -62,7 +81,6 @@ class _Nothing:
 
 
 NOTHING = _Nothing()
-NOTE = 400  # characters of a user's own cell that the model is told
 UNCHANGING = (str, bytes)  # types of inputs that are later what they were
 OF_TURNS = ("iterations", "depth", "errors", "concurrency")  # limits that a session's whole life does not have
 
@@ -70,7 +88,8 @@ OF_TURNS = ("iterations", "depth", "errors", "concurrency")  # limits that a ses
 @dataclass(slots=True)
 class _Turn:
     """What is known of a turn while it runs. value: its input, as the namespace has it, or NOTHING. context: what the
-    model is told of it, once it is there."""
+    model is told of it, once it is there. events, restored: of a turn that is resumed, what is on record of it, and how
+    many of its cells the namespace contains. notes: what its opening had to tell."""
 
     number: int
     question: str | None
@@ -78,6 +97,10 @@ class _Turn:
     ledger: Ledger
     transcript: loop.Transcript
     context: prompts.ContextInfo | None = None
+    events: Sequence[Event] = ()
+    restored: int = 0
+    journal: Journal | None = None
+    notes: Sequence[str] = ()
 
     @property
     def path(self) -> str:
@@ -91,12 +114,34 @@ class KnowsContexts(Protocol):
     async def holds(self, index: int, value: Any) -> bool: ...
 
 
+Sibling = Callable[[str, Lease, Sequence[Recorded]], "Session"]
+"""Opens another session of the same RLM, over a log that exists already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where a durable session lives, and how it is brought back.
+
+    strict: losses are a `LossError`. rerun: cells that no checkpoint holds are run again, and so is one that the end of
+    the process cut off. idle: seconds after which an unused worker is released (None: never).
+    """
+
+    store: Store
+    lease: Lease
+    sibling: Sibling
+    records: Sequence[Recorded] = ()
+    strict: bool = False
+    rerun: bool = True
+    idle: float | None = None
+
+
 class Session(Closing):
     """A conversation with one namespace. Made by `RLM.session`; not started before it is used.
 
     name: its name. log: its events so far. limits, where given, hold for the session's whole life, beside those of each
-    turn. persistent: more than one turn will be asked of it. listening: told of all events. Raises `ConfigurationError`
-    where that is more than there is: without a REPL there is nothing that a second turn could go on from.
+    turn. persistent: more than one turn will be asked of it. listening: told of all events. stored: where it is kept;
+    without it the session lives in memory and ends with `close`. Raises `ConfigurationError` where that is more than
+    there is: without a REPL there is nothing that a second turn could go on from.
     """
 
     def __init__(
@@ -107,29 +152,45 @@ class Session(Closing):
         limits: Limits | None = None,
         persistent: bool = True,
         listening: Listening | None = None,
+        stored: Stored | None = None,
+        opened: Opened | None = None,
     ) -> None:
         self.name = name
         self._setup = setup
+        self._stored = stored
         if persistent:
             require_namespace(setup, f"session {name!r}")
         self._limits = _of_a_life(limits or Limits())
-        self._ledger = Ledger(self._limits)
-        self._ledger.require_prices([setup.model, *setup.sub_models])
-        self._namespace: Namespace = setup.open_namespace(setup.tools, persistent)
         self._listening = listening or Listening([])
         self._listeners = [self._listening.begin()]
-        self._log: list[Event] = []
+        lease, records = (stored.lease, stored.records) if stored else (None, ())
+        self._log = Log(lease, records, opening=opened, tell=_held_weakly(self._tell))
+        self._ledger = Ledger(self._limits, self._past.usage)
+        self._ledger.require_prices([setup.model, *setup.sub_models])
+        self._namespace: Namespace = setup.open_namespace(setup.tools, persistent)
+        self._keeper = self._keep() if persistent else None
         self._queue = asyncio.Lock()
-        self._conversation: list[prompts.Exchange] = []
-        self._answers: dict[str, tuple[str, RLMChatCompletion]] = {}
-        self._unanswered: tuple[Any, prompts.ContextInfo] | None = None
-        self._notes: list[str] = []
-        self._turns = 0
-        self._cells = 0
-        self._seconds = 0.0
+        self._unanswered = self._left_unanswered()
+        self._untold: list[str] = []
+        self._asleep = self._past.number > 0
+        self._seconds = self._past.seconds
         self._running: asyncio.Task[Any] | None = None
+        self._idle: asyncio.TimerHandle | None = None
         self._closed = False
         self._finalizer: weakref.finalize[..., Session] | None = None
+
+    def _keep(self) -> Keeper | None:
+        namespace, stored, connected = self._namespace, self._stored, _held_weakly(self._connected)
+        if not isinstance(namespace, Keepable):
+            return None
+        if stored is None:
+            return Keeper(self._log, namespace, connected)
+        namespace.place = stored.lease.folder
+        return Keeper(self._log, namespace, connected, store=stored.store, rerun=stored.rerun, strict=stored.strict)
+
+    @property
+    def _past(self) -> Past:
+        return self._log.past
 
     # -- turns -----------------------------------------------------------------------------------------------------
 
@@ -192,9 +253,12 @@ class Session(Closing):
             )
         async with self._queue:
             self._check_open()
+            self._log.check()
             if self._finalizer is None:
-                self._finalizer = weakref.finalize(self, _abandon, self._namespace)
+                self._finalizer = weakref.finalize(self, _abandon, self._namespace, self._log)
                 self._finalizer.atexit = False  # when the interpreter ends, namespaces see to themselves
+            if self._idle is not None:
+                self._idle.cancel()
             task = self._running = asyncio.current_task()
             try:
                 yield
@@ -207,43 +271,47 @@ class Session(Closing):
                 raise (told if isinstance(told, CancellationError) else closed) from None
             finally:
                 self._running = None
+                self._release_when_idle()
 
     async def _answer(self, prompt: Any, question: str | None, key: str | None, output_type: Any) -> RLMChatCompletion:
         """The recorded answer, or that of a new turn."""
         started = time.perf_counter()
         output = _output(output_type)
         value = await in_thread(lambda: inputs.read(prompt)) if hasattr(prompt, "__fspath__") else prompt
-        asked = ""
+        asked = None
         if key is not None:
             asked = await in_thread(lambda: _digest(value, question, output))
-            if key in self._answers and self._answers[key][0] == asked:
-                known = self._answers[key][1]
+            if known := self._past.answer(key, asked):
+                known = _with_output(known, output)
                 return known if question is not None else dataclasses.replace(known, prompt=prompt)
-        turn, outcome = await self._play(value, question, key, output, started)
-        completion = RLMChatCompletion(
-            self._setup.model.name,
-            _short(prompt) if question is None else question,
-            outcome.response,
-            turn.ledger.usage,
-            time.perf_counter() - started,
-            self._metadata(turn),
-            outcome.output,
-            turn.number,
-        )
-        await _to_its_end(self._conclude(turn, completion, key, asked))
+        unfinished = self._past.unfinished
+        if unfinished is not None:
+            if key is None or (unfinished.asked.key, unfinished.asked.inputs) != (key, asked) or self._lacks_input:
+                raise UnfinishedTurnError(
+                    f"turn {unfinished.number} of session {self.name!r} was cut off: resume() goes on with it, "
+                    "discard() gives it up"
+                )
+            completion = await self._go_on(unfinished, output, started, value)
+        else:
+            await self._awake()
+            completion = await self._play(Asked("", question, None, key, inputs=asked), value, output, started)
         return completion if question is not None else dataclasses.replace(completion, prompt=prompt)
 
-    async def _play(
-        self, value: Any, question: str | None, key: str | None, output: Output | None, started: float
-    ) -> tuple[_Turn, loop.Outcome]:
-        """A turn to its end. One that is cut short is recorded, and the session ready for the next one."""
+    async def _play(self, asked: Asked, value: Any, output: Output | None, started: float) -> RLMChatCompletion:
+        """A new turn to its end."""
         allowed = self._allowed_seconds()
+        turn = self._begin(asked, value)
+        return await self._to_the_end(turn, output, started, allowed)
+
+    async def _to_the_end(
+        self, turn: _Turn, output: Output | None, started: float, allowed: float | None
+    ) -> RLMChatCompletion:
+        """A turn to its end. One that is cut short is recorded, and the session ready for the next one."""
         left = None if allowed is None else allowed - (time.perf_counter() - started)
-        turn = await self._begin(value, question, key)
         try:
             async with asyncio.timeout(left) as deadline:
                 await self._open(turn, output)
-                return turn, await self._run_turn(turn, output)
+                outcome = await self._run_turn(turn, output, deadline)
         except asyncio.CancelledError:
             why = "session was closed during this turn" if self._closed else "turn was cancelled"
             stopped = CancellationError(f"the {why}")
@@ -258,6 +326,18 @@ class Session(Closing):
             raise timed_out from None
         finally:
             self._seconds += time.perf_counter() - started
+        completion = RLMChatCompletion(
+            self._setup.model.name,
+            _short(turn.value) if turn.question is None else turn.question,
+            outcome.response,
+            turn.ledger.usage,
+            time.perf_counter() - started,
+            self._metadata(turn),
+            outcome.output,
+            turn.number,
+        )
+        await _to_its_end(self._conclude(turn, completion))
+        return completion
 
     def _allowed_seconds(self) -> float | None:
         """What the limits of turns, and what is left of the session's, allow the next turn, or cell of the user's."""
@@ -270,35 +350,44 @@ class Session(Closing):
         left = life - self._seconds
         return left if allowed is None else min(allowed, left)
 
-    async def _begin(self, value: Any, question: str | None, key: str | None) -> _Turn:
+    def _begin(self, asked: Asked, value: Any) -> _Turn:
         """Number the turn and record it, before anything that takes time or can fail: however it ends is then known."""
-        number, self._turns = self._turns, self._turns + 1
-        turn = _Turn(number, question, value, Ledger(self._setup.limits, parent=self._ledger), loop.Transcript([]))
+        number = self._past.turns_begun
+        turn = _Turn(
+            number, asked.question, value, Ledger(self._setup.limits, parent=self._ledger), loop.Transcript([])
+        )
         if self._unanswered is not None and type(value) in UNCHANGING and value is self._unanswered[0]:
             turn.context = self._unanswered[1]
         index = turn.context.index if turn.context else None
-        await self._append(Asked(turn.path, question, index, key, self._setup.model.name))
+        given, model = value is not NOTHING, self._setup.model.name
+        self._log.add(dataclasses.replace(asked, at=turn.path, context=index, model=model, given=given))
         return turn
 
     async def _open(self, turn: _Turn, output: Output | None) -> None:
         """Bring the input in, and write down what the model is told at the beginning."""
         await self._namespace.start()
         if turn.value is not NOTHING and turn.context is None:
-            turn.context = await self._take_in(turn.value)
+            turn.context = await self._take_in(turn.value, preview=turn.question is None)
+        if turn.transcript.messages:
+            return  # recorded already
         schema = output.schema if output else None
         if self._is_plain:
             given = [] if turn.value is NOTHING else [turn.value]
             turn.transcript.messages += plain_opening(given, turn.question, schema)
             return
-        notes, self._notes = [*self._namespace.take_notes(), *self._notes], []
+        namespace = self._namespace
+        notes = (*turn.notes, *namespace.take_notes(), *self._untold, *self._past.notes)
+        self._untold.clear()
+        index = turn.context.index if turn.context else None
+        self._log.add(Briefed(turn.path, index, namespace.contexts, namespace.histories, notes, schema))
         turn.transcript.messages += opening(
             self._setup,
             self._setup.depth,
             question=turn.question,
             context=turn.context,
-            contexts=self._namespace.contexts,
-            histories=self._namespace.histories,
-            conversation=self._conversation,
+            contexts=namespace.contexts,
+            histories=namespace.histories,
+            conversation=self._past.conversation,
             notes=notes,
             schema=schema,
         )
@@ -308,10 +397,23 @@ class Session(Closing):
         """At the deepest level there is no REPL: the model reads the input itself."""
         return self._setup.depth >= self._setup.limits.depth
 
-    async def _run_turn(self, turn: _Turn, output: Output | None) -> loop.Outcome:
+    async def _run_turn(self, turn: _Turn, output: Output | None, deadline: asyncio.Timeout) -> loop.Outcome:
         setup = self._setup
+        record = Record(turn.events)
+        host = self._host(turn.path, turn.ledger, record=record, begun=turn.restored)
+        turn.journal = Journal(
+            host,
+            turn.path,
+            record,
+            self._append,
+            restored=turn.restored,
+            rerun=self._stored is None or self._stored.rerun,
+            once=host.tree.once,
+            tell=self._tell,
+            cut=_because_of(deadline),
+        )
         return await loop.turn(
-            Journal(self._host(turn.path, turn.ledger), turn.path, Record(), self._append, tell=self._tell),
+            turn.journal,
             turn.transcript,
             iterations=0 if self._is_plain else setup.limits.iterations,
             errors=setup.limits.errors,
@@ -319,17 +421,32 @@ class Session(Closing):
             check=output.check if output else None,
         )
 
-    def _host(self, path: str, ledger: Ledger) -> LiveHost:
+    def _host(
+        self,
+        path: str,
+        ledger: Ledger,
+        *,
+        record: Record | None = None,
+        begun: int = 0,
+        runs: Runs | None = None,
+    ) -> LiveHost:
         setup = self._setup
-        tree = Tree(setup, ledger, self._append, self._tell, self)
-        return LiveHost(tree, self._namespace, path=path, model=setup.model, tools=setup.tools, depth=setup.depth)
+        tree = Tree(setup, ledger, self._append, self._tell, self, record=record, settled=self._log.settled)
+        runs = runs or self._namespace
+        return LiveHost(tree, runs, path=path, model=setup.model, tools=setup.tools, depth=setup.depth, begun=begun)
 
-    async def _conclude(self, turn: _Turn, completion: RLMChatCompletion, key: str | None, asked: str) -> None:
+    def _connected(self, path: str, runs: Runs, record: Record, begun: int) -> LiveHost:
+        """The host for a cell that is run again."""
+        ledger = Ledger(self._setup.limits, parent=self._ledger)
+        return self._host(path, ledger, record=record, begun=begun, runs=runs)
+
+    async def _conclude(self, turn: _Turn, completion: RLMChatCompletion) -> None:
         self._unanswered = None
-        if key is not None:
-            self._answers[key] = (asked, completion)
-        await self._leave_history(turn, turn.transcript.messages, completion.response)
-        await self._append(Answered(turn.path, completion))
+        if self._keeper is not None:  # so that as a rule answer and heap are safe together
+            await self._keeper.settled(PATIENCE)
+        await self._leave_history(turn, turn.transcript.messages)
+        kept, said = self._tail(turn.transcript.messages)
+        await self._log.append(Answered(turn.path, completion, kept, said))
 
     async def _record_the_end(self, turn: _Turn, error: Exception) -> None:
         """Record a turn that ended without an answer, and give the exception what there is."""
@@ -338,24 +455,35 @@ class Session(Closing):
             error.partial_answer = partial = error.partial_answer or partial
             error.usage = turn.ledger.usage
             error.transcript = tuple(turn.transcript.messages)
-        kind = Stopped if isinstance(error, TurnError) else Failed
-        await self._append(kind(turn.path, type(error).__name__, str(error), partial))
+        if isinstance(error, StoreError):
+            return  # nothing more can be recorded; the turn goes on when the session is opened again
         if turn.context is not None:
             self._unanswered = (turn.value if type(turn.value) in UNCHANGING else NOTHING, turn.context)
         asked: list[Message] = [{"role": "user", "content": turn.question or "(a task inside its input)"}]
-        ended = prompts.ended(str(error))
         messages = turn.transcript.messages or asked
-        await self._leave_history(turn, [*messages, {"role": "assistant", "content": ended}], ended)
+        messages = [*messages, {"role": "assistant", "content": prompts.ended(str(error))}]
+        kind = Stopped if isinstance(error, TurnError) else Failed
+        kept, said = self._tail(messages)
+        self._log.add(kind(turn.path, type(error).__name__, str(error), partial, kept, said))
+        await self._leave_history(turn, messages)
+        await self._log.settled()
 
-    async def _leave_history(self, turn: _Turn, messages: Sequence[Message], answer: str) -> None:
-        """What every turn leaves behind, however it ended: its messages, and its place in the conversation."""
-        self._conversation.append(prompts.Exchange(turn.question, answer))
+    def _tail(self, messages: Sequence[Message]) -> tuple[int, Sequence[Message]]:
+        """How many of the messages the log's events say already, and the others."""
+        known = self._past.unfinished.messages if self._past.unfinished else []
+        kept = 0
+        while kept < min(len(known), len(messages)) and known[kept] == messages[kept]:
+            kept += 1
+        return kept, tuple(messages[kept:])
+
+    async def _leave_history(self, turn: _Turn, messages: Sequence[Message]) -> None:
+        """What every turn leaves in the namespace, however it ended: its messages."""
         if self._closed:
             return
         try:
             await self._namespace.put_history([message for message in messages if message["role"] != "system"])
         except RLMError as lost:
-            self._notes.append(f"The messages of turn {turn.number} could not be kept: {lost}")
+            self._untold.append(f"The messages of turn {turn.number} could not be kept: {lost}")
 
     def _metadata(self, turn: _Turn) -> Mapping[str, Any]:
         return {
@@ -363,7 +491,7 @@ class Session(Closing):
             "iterations": turn.transcript.iterations,
             "cells": turn.transcript.cells,
             "calls": turn.ledger.usage.total_calls,
-            "uncertain_calls": turn.ledger.uncertain,
+            "uncertain_calls": turn.ledger.uncertain + (turn.journal.uncertain if turn.journal else 0),
             "isolation": self._namespace.isolation,
             "context": turn.context.index if turn.context else None,
         }
@@ -385,22 +513,22 @@ class Session(Closing):
     async def _add(self, value: Any, name: str | None) -> int:
         async with self._alone("add_context()"):
             value = await in_thread(lambda: inputs.read(value)) if hasattr(value, "__fspath__") else value
+            await self._awake()
             context = await self._put(value, name)
-            also = f" (also `{name}`)" if name else ""
-            size = "" if context.size is None else f", {context.size:,} long"
-            self._notes.append(f"the user added `context_{context.index}`{also}: {context.type}{size}")
+            await self._log.settled()
             return context.index
 
     add_context, aadd_context = blocking(_add_context), hopping(_add_context)
 
-    async def _take_in(self, value: Any) -> prompts.ContextInfo:
+    async def _take_in(self, value: Any, preview: bool) -> prompts.ContextInfo:
         """The context of a turn's input: a new one, unless a turn that failed left the same input unanswered."""
         if self._unanswered is not None:
             known, context = self._unanswered
             if await self._is_the_same(value, known, context):
-                await self._tell_of(context)
+                told = self._past.contexts[context.index]
+                self._log.add(told)
                 return context
-        return await self._put(value, None)
+        return await self._put(value, None, preview)
 
     async def _is_the_same(self, value: Any, known: Any, context: prompts.ContextInfo) -> bool:
         """Whether the value is what the context was made of, which costs nothing before somebody asks.
@@ -410,19 +538,29 @@ class Session(Closing):
         """
         if (type(value).__name__, inputs.size(value)) != (context.type, context.size):
             return False
-        if type(value) in UNCHANGING:
-            return type(value) is type(known) and bool(value == known)
+        if type(value) in UNCHANGING and type(value) is type(known):
+            return bool(value == known)
+        digest = self._past.contexts[context.index].digest
+        if digest is not None and isinstance(self._namespace, Keepable):
+            payload = await self._namespace.pack(value)
+            return await in_thread(payload.hashed) == digest
         return isinstance(self._namespace, KnowsContexts) and await self._namespace.holds(context.index, value)
 
-    async def _put(self, value: Any, name: str | None) -> prompts.ContextInfo:
-        index = await self._namespace.put_context(value, None, name)
+    async def _put(self, value: Any, name: str | None, preview: bool = False) -> prompts.ContextInfo:
+        namespace = self._namespace
+        if self._stored is None or not isinstance(namespace, Keepable):
+            index = await namespace.put_context(value, None, name)
+            context = context_info(index, value, name)
+            self._log.add(_told(context))
+            return context
+        payload = await namespace.pack(value)
+        digest = payload.hashed() if payload.path is None else await in_thread(payload.hashed)
+        index = namespace.contexts
+        await namespace.put("context", payload, index, name)
         context = context_info(index, value, name)
-        await self._tell_of(context)
+        event = _told(context, digest, payload.format, context.preview if preview else None)
+        self._log.add(event, {digest: payload.content})
         return context
-
-    async def _tell_of(self, context: prompts.ContextInfo) -> None:
-        index = context.index
-        await self._append(ContextAdded(f"context_{index}", index, context.type, context.size, context.name))
 
     # -- stepping inside -------------------------------------------------------------------------------------------
 
@@ -433,74 +571,282 @@ class Session(Closing):
         counts into the session's seconds. Raises `TimeoutExceededError`.
         """
         async with self._alone("cell"):
+            await self._awake()
             allowed, started = self._allowed_seconds(), time.perf_counter()
-            path, self._cells = f"u{self._cells}", self._cells + 1
+            path = f"u{self._past.cells_begun}"
             host = self._host(path, Ledger(self._setup.limits, parent=self._ledger))
-            ended = ", which was cancelled"
             try:
                 async with asyncio.timeout(allowed) as deadline:
-                    result = await Journal(host, path, Record(), self._append, tell=self._tell).run(code)
-                ended = f", which failed with {result.error.type}" if result.error else ""
+                    journal = Journal(
+                        host,
+                        path,
+                        Record(),
+                        self._append,
+                        once=host.tree.once,
+                        tell=self._tell,
+                        cut=_because_of(deadline),
+                    )
+                    result = await journal.run(code)
             except asyncio.CancelledError:
                 raise asyncio.CancelledError from CancellationError("the cell was cancelled")
             except TimeoutError as error:
                 if not deadline.expired() or type(error) is not TimeoutError:
                     raise
-                ended = ", which was stopped by the limit on seconds"
                 raise _timed_out("cell", time.perf_counter() - started, allowed) from None
             finally:
                 self._seconds += time.perf_counter() - started
-                shown = " ".join(code[: 2 * NOTE].split())
-                cut = "…" if len(shown) > NOTE or len(code) > 2 * NOTE else ""
-                self._notes.append(f"the user ran a cell: `{shown[:NOTE]}{cut}`{ended}")
+            await self._log.settled()
             return result
 
     async def _variables(self) -> Mapping[str, str]:
         """Names of the namespace and the names of their types, as they are now."""
         async with self._alone("variables()"):
+            if self._asleep and self._keeper is not None and self._keeper.is_safe:
+                return {**self._names_given(), **self._past.heap.types}
+            await self._awake()
             return await self._namespace.variables()
 
     async def _get(self, name: str) -> Any:
         """The value of a variable: plain data exactly, anything else as a `RemoteValue`. Raises KeyError."""
         async with self._alone("get()"):
+            await self._awake()
             return await self._namespace.get(name)
 
     run, arun = blocking(_run), hopping(_run)
     variables, avariables = blocking(_variables), hopping(_variables)
     get, aget = blocking(_get), hopping(_get)
 
-    def usage(self) -> UsageSummary:
-        """What the session has consumed so far, over all turns, with their children, and all models."""
-        summary = UsageSummary()
-        children = set()
-        for event in self._log:
-            if isinstance(event, Replied):
-                summary = summary.add(event.reply.model, event.reply.usage)
-                children.add(event.at.rpartition("/")[0])
-            elif isinstance(event, Called) and event.at not in children:  # a child's requests stand below its call
-                summary = summary + event.usage_summary
-        return summary
+    def usage(self, turn: int | None = None) -> UsageSummary:
+        """What the session has consumed so far, or one turn of it, with all children and models.
+
+        Turns that were dropped by `rewind` count: they were paid. Raises KeyError for a turn that there is not.
+        """
+        if turn is None:
+            return self._past.usage
+        if not 0 <= turn < self._past.turns_begun:
+            raise KeyError(f"session {self.name!r} has no turn {turn}")
+        return self._past.usage_of_turns.get(turn, UsageSummary())
 
     @property
     def log(self) -> Sequence[Event]:
         """The recorded events so far, oldest first."""
-        return tuple(self._log)
+        return tuple(self._log.events)
 
     @property
     def turns(self) -> int:
-        """Turns begun so far."""
-        return self._turns
+        """Turns begun so far, those that were dropped by `rewind` included."""
+        return self._past.turns_begun
 
     @property
     def isolation(self) -> str:
         """The level of isolation in force."""
         return self._namespace.isolation
 
+    # -- what survives ---------------------------------------------------------------------------------------------
+
+    @property
+    def unfinished(self) -> UnfinishedTurn | None:
+        """The turn that was cut off by the end of its process, if there is one."""
+        turn = self._past.unfinished
+        if turn is None or self._running is not None:
+            return None
+        replies = sum(event.kind == "replied" and is_own(event) for event in turn.events)
+        typed = turn.briefed is not None and turn.briefed.schema is not None
+        return UnfinishedTurn(
+            turn.number, turn.asked.question, turn.asked.key, replies, len(turn.cells), self._lacks_input, typed
+        )
+
+    @property
+    def _lacks_input(self) -> bool:
+        turn = self._past.unfinished
+        return turn is not None and turn.asked.given and turn.context is None
+
+    @property
+    def restored(self) -> Restored | None:
+        """What the last restore brought back, and what it did not; None where there was none."""
+        return self._past.restored
+
+    def _resume(self, *, output_type: Any = None) -> Coroutine[Any, Any, RLMChatCompletion]:
+        """Go on with the unfinished turn: what is on record is not asked again, the first unanswered request is.
+
+        output_type: the type that the turn was asked for, where it was. Raises what `ask` raises, and `SessionError`
+        where there is nothing to go on with.
+        """
+        return self._resume_alone(output_type)
+
+    async def _resume_alone(self, output_type: Any) -> RLMChatCompletion:
+        async with self._alone("turn"):
+            started, output, turn = time.perf_counter(), _output(output_type), self._past.unfinished
+            if turn is None:
+                raise SessionError(f"session {self.name!r} has no unfinished turn")
+            if self._lacks_input:
+                raise SessionError(
+                    f"turn {turn.number} of session {self.name!r} was cut off before its input had arrived: discard() "
+                    "it, and ask again"
+                )
+            if turn.briefed is not None and (turn.briefed.schema is None) != (output is None):
+                wanted = "has one: give resume(output_type=…)" if output is None else "has none"
+                raise ConfigurationError(f"the answer of turn {turn.number} is of a type where it {wanted}")
+            completion = await self._go_on(turn, output, started)
+        await self._listening.caught_up()
+        return completion
+
+    async def _go_on(
+        self, past: PastTurn, output: Output | None, started: float, value: Any = NOTHING
+    ) -> RLMChatCompletion:
+        """An unfinished turn to its end."""
+        await self._awake()
+        allowed = self._allowed_seconds()
+        ledger = Ledger(self._setup.limits, self._past.usage_of_turns.get(past.number), parent=self._ledger)
+        turn = _Turn(past.number, past.asked.question, value, ledger, loop.Transcript([]))
+        turn.events, turn.restored = list(past.events), len(past.cells)
+        turn.notes = past.briefed.notes if past.briefed is not None else ()
+        if past.context is not None:
+            turn.context = _info(self._past.contexts[past.context])
+        first = next((event for event in past.events if event.kind == "replied" and is_own(event)), None)
+        if first is not None:
+            turn.transcript.messages += first.sent  # type: ignore[attr-defined]
+        self._log.add(Resumed(turn.path))
+        return await self._to_the_end(turn, output, started, allowed)
+
+    async def _discard(self) -> None:
+        """Give the unfinished turn up. Its input, and what its cells did, stay. Does nothing where there is none."""
+        async with self._alone("discard()"):
+            past = self._past.unfinished
+            if past is not None:
+                turn = _Turn(past.number, past.asked.question, NOTHING, Ledger(Limits()), loop.Transcript([]))
+                turn.transcript.messages = list(past.messages)
+                turn.context = None if past.context is None else _info(self._past.contexts[past.context])
+                await self._record_the_end(turn, CancellationError("the turn was discarded after its process ended"))
+
+    async def _rewind(self, after: int | None = None) -> None:
+        """Go back to the end of turn `after` (None: to the beginning), with heap, inputs and conversation.
+
+        The log keeps what came later: rewind(after=) to a later turn brings it back. Raises KeyError for a turn that
+        has no end.
+        """
+        async with self._alone("rewind()"):
+            self._require_turn(after)
+            if not isinstance(self._namespace, Keepable):
+                raise SessionError(f"session {self.name!r}: this environment cannot go back, only be opened anew")
+            if self._keeper is not None:
+                await self._keeper.settled()
+            await self._namespace.release()
+            await self._log.append(Rewound("", after))
+            self._namespace.forget_given()
+            self._unanswered, self._asleep = self._left_unanswered(), True
+
+    async def _fork(self, name: str, after: int | None = None) -> Session:
+        """A new session that begins where this one stood at the end of turn `after` (None: as it is now).
+
+        It shares all stored values, has a worker of its own, and belongs to the same RLM. Raises `SessionExistsError`,
+        KeyError for a turn that has no end, and `SessionError` for a session that is not in a store.
+        """
+        check_session_name(name)
+        async with self._alone("fork()"):
+            stored = self._stored
+            if stored is None:
+                raise SessionError(f"session {self.name!r} lives in memory: only one with a name in a store has forks")
+            if after is not None:
+                self._require_turn(after)
+            if self._keeper is not None:
+                await self._keeper.settled()
+            await self._log.settled()
+            events = self._past.path() if after is None else self._past.path_to(after)
+            now = time.time()
+            records = [Recorded(n, now, event) for n, event in enumerate([*events, Forked("", self.name, after)])]
+            lease = await stored.store.lease(name)
+            try:
+                if await stored.store.read(name):
+                    raise SessionExistsError(f"session {name!r} exists: fork into another name, or delete it first")
+                await lease.append(records, dict.fromkeys(Past(records).blobs()))
+                return stored.sibling(name, lease, records)
+            except BaseException:
+                await lease.release()
+                raise
+
+    def _require_turn(self, turn: int | None) -> None:
+        if turn is not None and turn not in self._past.ends:
+            known = ", ".join(map(str, self._past.ends)) or "none yet"
+            raise KeyError(f"session {self.name!r} has no ended turn {turn}; there are: {known}")
+
+    resume, aresume = blocking(_resume), hopping(_resume)
+    discard, adiscard = blocking(_discard), hopping(_discard)
+    rewind, arewind = blocking(_rewind), hopping(_rewind)
+    fork, afork = blocking(_fork), hopping(_fork)
+
+    async def _awake(self) -> None:
+        """Have the namespace as the log says it was: inputs and histories, the heap, and what ran since."""
+        if not self._asleep:
+            return
+        namespace, lost = self._namespace, {}
+        if isinstance(namespace, Keepable):
+            namespace.cells = len(self._past.cells)
+            for index, event in sorted(self._past.contexts.items()):
+                try:
+                    content = await self._content(event)
+                except BlobError as error:
+                    lost[f"context_{index}"] = Lost(event.type, str(error))
+                    continue
+                payload = unpacked(event.type, event.format or "text", content, event.digest or "")
+                namespace.give("context", payload, index, event.name)
+            for index, turn in enumerate(self._past.ended):
+                namespace.give("history", await namespace.pack(turn.history), index)
+        if self._keeper is not None:
+            self._keeper.inputs_lost = lost
+        await namespace.start()
+        await self._log.settled()
+        self._asleep = False
+
+    async def _content(self, event: ContextAdded) -> Any:
+        if self._stored is None or event.digest is None:
+            raise BlobError("its content was never stored")
+        return await self._stored.store.blob(event.digest)
+
+    def _names_given(self) -> Mapping[str, str]:
+        names: dict[str, str] = {}
+        for index, event in self._past.contexts.items():
+            names |= dict.fromkeys([f"context_{index}", *(["context"] if index == 0 else [])], event.type)
+            names |= {event.name: event.type} if event.name else {}
+        for index in range(len(self._past.ended)):
+            names |= dict.fromkeys([f"history_{index}", *(["history"] if index == 0 else [])], "list")
+        return names
+
+    def _left_unanswered(self) -> tuple[Any, prompts.ContextInfo] | None:
+        """The input that the last turn, which ended without an answer, left behind."""
+        turn = self._past.ended[-1] if self._past.ended else None
+        if turn is None or turn.context is None or isinstance(turn.end, Answered):
+            return None
+        return NOTHING, _info(self._past.contexts[turn.context])
+
+    def _release_when_idle(self) -> None:
+        if self._stored is not None and self._stored.idle is not None and not self._closed:
+            self._idle = asyncio.get_running_loop().call_later(self._stored.idle, self._begin_release)
+
+    def _begin_release(self) -> None:
+        if not self._queue.locked() and not self._closed:
+            self._releasing = asyncio.ensure_future(self._release())
+
+    async def _release(self) -> None:
+        """Give an idle worker back, if nothing in it would be lost."""
+        async with self._queue:
+            keeper, namespace = self._keeper, self._namespace
+            if self._closed or keeper is None or not isinstance(namespace, Keepable) or not namespace.is_live:
+                return
+            await keeper.settled()
+            if keeper.is_safe and not self._past.heap.lost and not self._past.heap.files_lost:
+                await namespace.release()
+
     # -- events ----------------------------------------------------------------------------------------------------
 
     async def _append(self, event: Event) -> None:
-        self._log.append(event)
-        self._tell(event)
+        """Record what happened in a turn. The end of a cell is waited for only before the next thing is done."""
+        if isinstance(event, Ran) and is_own(event):
+            self._log.add(event)
+            if self._keeper is not None:
+                self._keeper.cell_ended()
+        else:
+            await self._log.append(event)
 
     def _tell(self, event: Event) -> None:
         for listener in self._listeners:
@@ -570,9 +916,22 @@ class Session(Closing):
         if self._running is not None:
             self._running.cancel()
         async with self._queue:
-            await _to_its_end(self._namespace.close())
+            await _to_its_end(self._let_go())
         if self._finalizer is not None:
             self._finalizer.detach()
+
+    async def _let_go(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+        try:
+            if self._keeper is not None:
+                await self._keeper.settled()
+                await self._keeper.stop()
+        finally:
+            try:
+                await self._namespace.close()
+            finally:
+                await self._log.close()
 
     @property
     def closed(self) -> bool:
@@ -581,6 +940,12 @@ class Session(Closing):
     def _check_open(self) -> None:
         if self._closed:
             raise SessionClosedError(f"session {self.name!r} was closed")
+
+
+def check_session_name(name: str) -> None:
+    """Raise `ConfigurationError` for a name that no session can have."""
+    if not isinstance(name, str) or not name.strip() or len(name) > 200 or not name.isprintable():
+        raise ConfigurationError(f"session {name!r}: give a name of 1 to 200 printable characters")
 
 
 def require_namespace(setup: Setup, what: str) -> None:
@@ -617,6 +982,48 @@ def _digest(value: Any, question: str | None, output: Output | None) -> str:
     return inputs.digest(repr((about, question, output and (output.kind, output.schema))))
 
 
+def _info(event: ContextAdded) -> prompts.ContextInfo:
+    return prompts.ContextInfo(event.index, event.type, event.size, event.name, event.preview)
+
+
+def _with_output(completion: RLMChatCompletion, output: Output | None) -> RLMChatCompletion:
+    """A recorded answer with its value, which no log keeps."""
+    if output is None or completion.output is not None:
+        return completion
+    return dataclasses.replace(completion, output=output.check(completion.response))
+
+
+def _told(
+    context: prompts.ContextInfo, digest: str | None = None, format: str | None = None, preview: str | None = None
+) -> ContextAdded:
+    at = f"context_{context.index}"
+    return ContextAdded(at, context.index, context.type, context.size, context.name, digest, format, preview)
+
+
+def _held_weakly(method: Callable[P, T]) -> Callable[P, T]:
+    """A bound method for those who must not keep its session alive: a session that nobody holds is closed."""
+    held = weakref.WeakMethod(method)
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        bound = held()
+        if bound is None:
+            raise SessionClosedError("nobody holds this session any more")
+        return bound(*args, **kwargs)
+
+    return call
+
+
+def _because_of(deadline: asyncio.Timeout) -> Callable[[], CellError]:
+    """Says why a cell is being cancelled."""
+
+    def why() -> CellError:
+        if deadline.expired():
+            return CellError("TimeLimit", "the cell was stopped by the limit on seconds")
+        return CellError("Cancelled", "the cell was cancelled")
+
+    return why
+
+
 def _short(prompt: Any) -> Any:
     """Stands for what was asked in events, which go to every listener and stay in the log: never a whole input."""
     if prompt is NOTHING or prompt is None or isinstance(prompt, os.PathLike):
@@ -640,6 +1047,13 @@ async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-def _abandon(namespace: Namespace) -> None:
-    """Close the namespace of a session that nobody holds; called by the garbage collector, so it must not wait."""
-    asyncio.run_coroutine_threadsafe(namespace.close(), portal().loop)
+def _abandon(namespace: Namespace, log: Log) -> None:
+    """Close a session that nobody holds; called by the garbage collector, so it must not wait."""
+
+    async def close() -> None:
+        try:
+            await namespace.close()
+        finally:
+            await log.close()
+
+    asyncio.run_coroutine_threadsafe(close(), portal().loop)

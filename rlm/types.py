@@ -387,6 +387,23 @@ class RLMChatCompletion:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class UnfinishedTurn:
+    """A turn that was cut off by the end of its process.
+
+    turn: its number. question, key: as asked. iterations, cells: replies and cells on record. lacks_input: its input
+    had not arrived, so that it can only be discarded. typed: it was asked for an answer of a type.
+    """
+
+    turn: int
+    question: str | None
+    key: str | None = None
+    iterations: int = 0
+    cells: int = 0
+    lacks_input: bool = False
+    typed: bool = False
+
+
 # -- events --------------------------------------------------------------------------------------------------------
 #
 # A session's log is a list of events (docs/log.md); everything else that is known of a session is a fold over it. `at`
@@ -540,7 +557,7 @@ class Restored(Event):
     """A new worker took the heap over. live: how many names it has of it; lost: those it has not, and why.
 
     cells: how many cells the checkpoint held; rerun: how many were run again after it; diverged: how often one of them
-    did something else than the first time.
+    did something else than the first time; skipped: how many after it were not run again.
     """
 
     kind: ClassVar[str] = "restored"
@@ -549,6 +566,7 @@ class Restored(Event):
     live: int = 0
     lost: Mapping[str, Lost] = field(default_factory=dict)
     diverged: int = 0
+    skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
+
+
+@pytest.fixture(autouse=True)
+def _own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Each test has a store of its own, made when a session is first named."""
+    folder = tmp_path_factory.getbasetemp() / f"store-{next(_numbers)}"
+    monkeypatch.setenv("RLM_STORE", str(folder))
+    return folder
+
+
+_numbers = itertools.count()
 
 
 def pytest_configure() -> None:

@@ -77,7 +77,7 @@ def test_each_turn_leaves_its_messages_and_the_last_one_is_its_answer() -> None:
     with RLM(lm, persistent=True) as rlm:
         rlm.completion("a", "First?")
         rlm.completion("b", "Second?")
-        session = rlm.session("persistent")
+        session = rlm.session()
         first, second = session.get("history_0"), session.get("history_1")
         assert session.get("history") == first
     assert [message["role"] for message in first] == ["user", "assistant", "user", "assistant", "user", "assistant"]
@@ -106,7 +106,7 @@ def test_names_that_code_rebinds_are_put_back() -> None:
 @pytest.mark.parametrize("value", ["text\r\n\0", b"\xff", {1: ("a", {2})}, [1, 2, 3], None, 3.5, "\ud800"])
 def test_any_input_arrives_as_it_is(value: Any) -> None:
     with RLM(create_mock_lm([submit("repr(context_1)")]), persistent=True) as rlm:
-        session = rlm.session("persistent")
+        session = rlm.session()
         session.add_context("first")
         assert rlm.completion(value, "What is it?").response == repr(value)
 
@@ -133,7 +133,7 @@ def test_the_prompt_carries_the_conversation_so_that_it_can_be_referred_to() -> 
     lm = create_mock_lm([submit("'Ada and Grace'"), submit("'Grace'")])
     with RLM(lm, persistent=True) as rlm:
         rlm.completion("a", "Who are the authors?")
-        rlm.session("persistent").ask("Which of them is the younger?")
+        rlm.session().ask("Which of them is the younger?")
     said = opening(lm.requests[1])
     assert "Who are the authors?" in said
     assert "Ada and Grace" in said
@@ -170,7 +170,7 @@ def test_a_turn_that_fails_leaves_its_context_and_its_history_and_a_retry_duplic
         with pytest.raises(BudgetExceededError):
             rlm.completion("the input", "What?")
         assert rlm.completion("the input", "What?").response == "the input1"
-        session = rlm.session("persistent")
+        session = rlm.session()
         assert [name for name in session.variables() if name.startswith("context_")] == ["context_0"]
         assert session.get("history_0")[-1]["content"].startswith("(This turn ended without an answer: ")
         assert session.get("history_1")[-1]["content"] == "the input1"
@@ -182,7 +182,7 @@ def test_the_same_input_after_an_answer_is_a_new_context() -> None:
     with RLM(create_mock_lm([submit("1"), submit("2")]), persistent=True) as rlm:
         rlm.completion("the input", "What?")
         rlm.completion("the input", "What else?")
-        assert "context_1" in rlm.session("persistent").variables()
+        assert "context_1" in rlm.session().variables()
 
 
 def test_an_input_that_was_changed_before_the_retry_is_a_new_context() -> None:
@@ -196,7 +196,7 @@ def test_an_input_that_was_changed_before_the_retry_is_a_new_context() -> None:
             rlm.completion(rows, "What?")
         with pytest.raises(ModelError):
             rlm.completion(rows, "What?")
-        session = rlm.session("persistent")
+        session = rlm.session()
         assert session.get("context_0") == [1, 2]
         assert session.get("context_1") == [1, 2, 3]
         assert "context_2" not in session.variables()
@@ -301,7 +301,7 @@ def test_many_turns_async() -> None:
     async def converse() -> list[str]:
         async with RLM(lm, persistent=True) as rlm:
             answers = [await rlm.acompletion("a", "Keep."), await rlm.acompletion("b", "Use.")]
-            answers.append(await rlm.session("persistent").aask("What was it?"))
+            answers.append(await rlm.session().aask("What was it?"))
             return [answer.response for answer in answers]
 
     assert asyncio.run(converse()) == ["kept", "42", "42"]

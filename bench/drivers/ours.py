@@ -52,7 +52,7 @@ def turns(iterations: int, times: int, size: int = 10_000) -> float:
 def asked_turns(times: int) -> float:
     """Seconds a turn takes in a warm session, without new input."""
     with engine(Script()) as rlm:
-        session = rlm.session("persistent")
+        session = rlm.session()
         return median_time(lambda: session.ask(QUESTION), times, warm=2)
 
 
@@ -60,7 +60,7 @@ def turn_account(times: int, size: int) -> dict[str, Any]:
     """Where the time of a turn goes, with a new context of `size` characters, or with none."""
     text = text_of(size, "a")
     with engine(Script()) as rlm:
-        session = rlm.session("persistent")
+        session = rlm.session()
         session.ask(QUESTION)
 
         def turn() -> object:
@@ -154,7 +154,7 @@ def sub_calls(times: int) -> float:
     )
     with engine(Script(cell=code)) as rlm:
         rlm.completion("input", QUESTION)
-        return float(rlm.session("persistent").get("seconds"))
+        return float(rlm.session().get("seconds"))
 
 
 def sub_call_account(times: int) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def sub_call_account(times: int) -> dict[str, Any]:
 def one_turn(rlm: RLM) -> float:
     """Seconds for one turn in a warm session; raises where its cell did not get what it asked for."""
     answers: list[str] = []
-    rlm.session("persistent").run("warm = 1")
+    rlm.session().run("warm = 1")
     seconds = elapsed(lambda: answers.append(rlm.completion("input", QUESTION).response))
     if answers != ["done"]:
         raise RuntimeError(f"not what was asked for: {answers[0]}")
@@ -188,7 +188,7 @@ def fan_out_account(calls: int) -> dict[str, Any]:
 def children(count: int) -> dict[str, Any]:
     """Seconds for a turn whose cell asks `count` children, each of which answers in one iteration."""
     with engine(asking("rlm_query_batched", count, "done"), Script(), depth=2) as rlm:
-        rlm.session("persistent").run("warm = 1")
+        rlm.session().run("warm = 1")
         host, gone = time.process_time(), _children_time()
         seconds = one_turn(rlm)
         parts = {"host": time.process_time() - host, "children": _children_time() - gone}
@@ -218,7 +218,7 @@ def context(size: int, sample: str = "a") -> dict[str, Any]:
     """Seconds until a context is in the namespace of a warm session, and for a cell that searches it."""
     text = text_of(size, sample)
     with engine(Script()) as rlm:
-        session = rlm.session("persistent")
+        session = rlm.session()
         session.run("x = 1")
 
         def add() -> None:

@@ -186,7 +186,7 @@ class LiveHost:
         begun: int = 0,
     ) -> None:
         self.usage = UsageSummary()
-        self._tree = tree
+        self.tree = tree
         self._namespace = namespace
         self._path = path
         self._model = model
@@ -200,8 +200,8 @@ class LiveHost:
         return await self._ask(self._model, messages, self._settings)
 
     async def _ask(self, model: Model, messages: Messages, settings: Mapping[str, Any]) -> Reply:
-        async with self._tree.ledger.reserve(model, messages, settings.get("max_tokens")) as slot:
-            await self._tree.settled()
+        async with self.tree.ledger.reserve(model, messages, settings.get("max_tokens")) as slot:
+            await self.tree.settled()
             slot.sent = True
             try:
                 reply = await model.reply(messages, **settings)
@@ -222,27 +222,27 @@ class LiveHost:
         """One cell in the namespace."""
         fresh, at = not self._cells, f"{self._path}/c{self._cells}"
         self._cells += 1
-        await self._tree.settled()
+        await self.tree.settled()
 
         def printed(stream: str, text: str) -> None:
-            self._tree.tell(Printed(at, "stderr" if stream == "stderr" else "stdout", text))
+            self.tree.tell(Printed(at, "stderr" if stream == "stderr" else "stdout", text))
 
         return await self._namespace.run(code, answer, fresh=fresh, printed=printed)
 
     async def call(self, key: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Answer a call of a cell: a model, a child, or a tool."""
         if name in self._tools:
-            await self._tree.settled()
-            return await self._tree.use(self._tools[name], args, kwargs)
+            await self.tree.settled()
+            return await self.tree.use(self._tools[name], args, kwargs)
         if name not in ("llm_query", "rlm_query"):
             known = ", ".join(["llm_query", "rlm_query", *self._tools])
             raise CallFailed(f"{name}() is not a function of this session; there are {known}", "unknown")
         prompt, model = _query(name, args, kwargs)
-        chosen = self._tree.setup.sub_model(model)
+        chosen = self.tree.setup.sub_model(model)
         try:
-            if name == "rlm_query" and self._depth + 1 < self._tree.setup.limits.depth:
+            if name == "rlm_query" and self._depth + 1 < self.tree.setup.limits.depth:
                 return await self._child(key, prompt, chosen)
-            reply = await self._ask(chosen, as_messages(prompt), self._tree.setup.sub_settings)
+            reply = await self._ask(chosen, as_messages(prompt), self.tree.setup.sub_settings)
         except CallFailed:
             raise
         except Exception as error:  # also what a model of the user's own raises: only this call fails
@@ -251,7 +251,7 @@ class LiveHost:
 
     async def _child(self, key: str, prompt: Any, model: Model) -> Priced:
         """A turn of its own, in a namespace of its own, from this tree's ledger; its events stand under the call."""
-        tree, setup, depth = self._tree, self._tree.setup, self._depth + 1
+        tree, setup, depth = self.tree, self.tree.setup, self._depth + 1
         async with tree.children_at_once(depth):
             namespace = setup.open_namespace(setup.sub_tools, False)
             try:

@@ -86,8 +86,9 @@ class Journal:
     the namespace. What the loop gets is always the recorded result. tell: gets the events that are not recorded. clock:
     seconds. diverged: how often the record held something else than what was asked of it.
 
-    rerun: a cell that the record has begun and not ended is run again, with what it was answered before; else its
-    result says that it was cut off. once: functions that must not be called twice. cut: why a cell is being cancelled.
+    first: the number of the first cell that will be run. rerun: a cell that the record has begun and not ended is run
+    again, with what it was answered before; else its result says that it was cut off. once: functions that must not be
+    called twice. cut: why a cell is being cancelled.
     uncertain: requests that the record does not have and that may have been under way when it broke off.
     """
 
@@ -99,6 +100,7 @@ class Journal:
         append: Callable[[Event], Awaitable[None]],
         *,
         restored: int = 0,
+        first: int = 0,
         rerun: bool = True,
         once: Collection[str] = (),
         tell: types.Listener | None = None,
@@ -111,7 +113,7 @@ class Journal:
         self._inner, self._path, self._append = inner, path, append
         self._restored, self._rerun, self._once = restored, rerun, once
         self._tell, self._cut, self._clock = tell or _silence, cut or _cancelled, clock
-        self._asks = self._cells = self._sent = 0
+        self._asks, self._cells, self._sent = 0, first, 0
         self._resumes = bool(record.places)
         self._made: dict[str, list[CallRecord]] = {}
 

@@ -37,7 +37,7 @@ def echo(messages: Messages) -> str:
 def test_concurrent_completions_of_threads_on_one_persistent_rlm_are_all_kept() -> None:
     with RLM(ScriptedModel(echo), persistent=True) as rlm, ThreadPoolExecutor(12) as threads:
         answers = list(threads.map(lambda n: rlm.completion(f"input {n}", f"Question {n}?").response, range(12)))
-        session = rlm.session("persistent")
+        session = rlm.session()
         contexts = {session.get(f"context_{n}") for n in range(12)}
         histories = [session.get(f"history_{n}") for n in range(12)]
     assert answers == [f"input {n}" for n in range(12)]
@@ -50,7 +50,7 @@ def test_concurrent_completions_of_tasks_take_their_turns_in_order_of_arrival() 
         async with RLM(ScriptedModel(echo), persistent=True) as rlm:
             turns = [rlm.acompletion(f"input {n}", f"Question {n}?") for n in range(20)]
             order = [result.turn for result in await asyncio.gather(*turns)]
-            session = rlm.session("persistent")
+            session = rlm.session()
             return order, [await session.aget(f"context_{n}") for n in range(20)]
 
     order, contexts = asyncio.run(go())
@@ -77,7 +77,7 @@ def test_the_first_use_from_many_threads_opens_one_session() -> None:
 
             def open_session(_: int, rlm: RLM = rlm, barrier: threading.Barrier = barrier) -> int:
                 barrier.wait()
-                return id(rlm.session("persistent"))
+                return id(rlm.session())
 
             assert len(set(threads.map(open_session, range(8)))) == 1
 

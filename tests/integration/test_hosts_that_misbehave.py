@@ -118,9 +118,9 @@ def test_a_child_that_fails_is_recorded_with_what_it_consumed() -> None:
 
     with RLM(ScriptedModel(play), limits=Limits(depth=2, errors=1), persistent=True) as rlm:
         assert rlm.completion("text", "Well?").response.startswith("Error: ErrorThresholdExceededError")
-        called = next(event for event in rlm.session("persistent").log if isinstance(event, Called))
+        called = next(event for event in rlm.session().log if isinstance(event, Called))
         assert called.usage_summary.total_calls == 1
-        assert rlm.session("persistent").usage().total_calls == 2
+        assert rlm.session().usage().total_calls == 2
 
 
 class Priceless:

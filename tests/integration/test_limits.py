@@ -290,7 +290,7 @@ def test_waiting_for_a_busy_session_does_not_count() -> None:
 
     async def go() -> list[str]:
         async with RLM(ScriptedModel(script), limits=Limits(seconds=1.5), persistent=True) as rlm:
-            await rlm.session("persistent").arun("0")
+            await rlm.session().arun("0")
             turns = [rlm.acompletion(f"input {n}", f"Question {n}?") for n in range(7)]
             return [result.response for result in await asyncio.gather(*turns)]
 

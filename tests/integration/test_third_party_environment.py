@@ -198,7 +198,7 @@ def test_many_turns_over_one_namespace(built: list[ExecREPL], kind: type[ExecREP
     with RLM(model, environment=kind, persistent=True) as rlm:
         assert rlm.completion("four", "First?").response == "4"
         assert rlm.completion([1], "Second?").response == "[4, 'four', [1], '4']"
-        session = rlm.session("persistent")
+        session = rlm.session()
         assert session.variables()["x"] == "int"
         assert session.get("x") == 4
         assert session.get("history_1")[-1]["content"] == "[4, 'four', [1], '4']"

@@ -20,7 +20,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "rlm"
 
-VALUES = {"types", "errors", "ports"}
+VALUES = {"types", "errors", "ports", "version"}
 CAPABILITY = VALUES | {"portal", "config"}
 RECORD = VALUES | {"log", "folds", "recording"}
 ASSEMBLY = CAPABILITY | RECORD
@@ -29,6 +29,7 @@ ASSEMBLY |= {"engine", "environments", "models", "stores", "inputs", "outputs", 
 # A module or folder of rlm/, and which others it may import. Its own folder is always open to it.
 MAY_IMPORT: Mapping[str, set[str]] = {
     "types": set(),
+    "version": set(),
     "errors": {"types"},
     "ports": {"types", "errors"},
     "config": {"types", "errors"},
@@ -44,7 +45,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "folds": VALUES | {"log", "engine"},
     "recording": VALUES | {"folds"},
     "stores": CAPABILITY | {"log"},
-    "checkpoints": CAPABILITY | RECORD | {"engine"},
+    "checkpoints": CAPABILITY | RECORD | {"engine", "environments"},
     "transfer": CAPABILITY | RECORD | {"stores"},
     "notebook": RECORD,
     "trace": RECORD,

@@ -1,0 +1,244 @@
+"""The heap of a session kept safe, and brought back: which cells its last checkpoint holds, and which are run again.
+
+After each cell the namespace is captured while the model thinks; captures coalesce, and large ones take at most a
+quarter of the session's time. A new worker gets the last checkpoint, and then the cells after it once more, with the
+recorded answers to their calls. What could not be saved, or not be brought back, is told by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from rlm.engine.host import Runs
+from rlm.engine.journal import Journal, Record
+from rlm.environments.kernel import WorkerGone
+from rlm.environments.payload import Payload
+from rlm.errors import BlobError, LossError, ProtocolError
+from rlm.folds import may_run_again, note_of_restore, root_of
+from rlm.ports import Answer, Host, Store
+from rlm.recording import Log
+from rlm.types import Checkpointed, HeapImage, Lost, Ran, REPLResult, Restored
+
+if TYPE_CHECKING:
+    from rlm.environments.kernel import Capture, Kernel
+
+log = logging.getLogger("rlm")
+
+LARGE = 0.05  # seconds that a capture takes from which on it has to leave room for others
+SHARE = 3  # such a capture waits until this many times its duration has passed: it takes a quarter of the time at most
+WHOLE = 20  # every so many captures look at all names, whatever the cells' code says
+PATIENCE = 0.2  # seconds that an answer waits for the checkpoint of its last cell
+AT_THE_END = 60.0  # seconds that close() waits for it
+
+
+@runtime_checkable
+class Keepable(Protocol):
+    """A namespace whose heap can be captured, and brought back into another worker."""
+
+    cells: int
+    place: Path | None
+    revive: Callable[[Kernel], Any] | None
+
+    @property
+    def is_live(self) -> bool: ...
+    async def release(self) -> None: ...
+    async def capture(self, *, whole: bool = False) -> tuple[int, Capture]: ...
+    async def pack(self, value: Any) -> Payload: ...
+    async def put(self, kind: str, payload: Payload, index: int | None = None, name: str | None = None) -> int: ...
+    def give(self, kind: str, payload: Payload, index: int, name: str | None = None) -> None: ...
+    def forget_given(self) -> None: ...
+
+
+Connected = Callable[[str, Runs, Record, int], Host]
+"""The host of a place in the tree ("t3"), over something that runs cells, a record, and how many of its cells ran."""
+
+
+class Keeper:
+    """Keeps the heap of one namespace safe.
+
+    log: the session's; checkpoints are taken where it is durable. connected: makes the hosts for cells that are run
+    again. rerun: whether they are. strict: losses are a `LossError`, told once for each name.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        namespace: Keepable,
+        connected: Connected,
+        *,
+        store: Store | None = None,
+        rerun: bool = True,
+        strict: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._log, self._namespace, self._connected = log, namespace, connected
+        self._store, self._rerun, self._strict, self._clock = store, rerun, strict, clock
+        self._task: asyncio.Task[None] | None = None
+        self._dirty = False
+        self._captures = 0
+        self._urgent = asyncio.Event()
+        self._deadly: set[str] = set()
+        self._accepted: set[str] = set()
+        self.inputs_lost: Mapping[str, Lost] = {}
+        """Inputs that the store does not have any more; set by whoever brings the inputs back."""
+        namespace.revive = self.revive
+
+    # -- keeping -----------------------------------------------------------------------------------------------------
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether the log has everything that a new worker needs to be as this one is."""
+        heap = self._log.past.heap
+        return not self._dirty and self._task is None and heap.cells == len(self._log.past.cells)
+
+    def cell_ended(self) -> None:
+        """Capture the heap soon; to be called after each cell."""
+        if self._store is None:
+            return
+        self._dirty = True
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._keep())
+            self._task.add_done_callback(_say_how_it_ended)
+
+    async def settled(self, seconds: float = AT_THE_END) -> None:
+        """Wait until the heap is safe, but not for longer than that."""
+        if self._task is not None:
+            self._urgent.set()
+            await asyncio.wait([self._task], timeout=seconds)
+
+    async def stop(self) -> None:
+        """End what is under way."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _keep(self) -> None:
+        try:
+            while self._dirty:
+                self._dirty = False
+                seconds = await self._capture()
+                if seconds > LARGE and self._dirty:
+                    with contextlib.suppress(TimeoutError):
+                        self._urgent.clear()
+                        await asyncio.wait_for(self._urgent.wait(), SHARE * seconds)
+        finally:
+            self._task = None
+
+    async def _capture(self) -> float:
+        """Capture the heap and record the checkpoint. Returns seconds."""
+        began = self._clock()
+        self._captures += 1
+        try:
+            cells, capture = await self._namespace.capture(whole=self._captures % WHOLE == 0)
+        except (WorkerGone, ProtocolError):
+            return 0.0  # with the worker went what it held; a new one is made of the log, and captured anew
+        await self._until_recorded(cells)
+        change = capture.change
+        digests = [group.digest for group in change.groups]
+        digests += [file.digest for file in change.files.values() if file.link is None]
+        known: dict[str, Any] = dict.fromkeys(digests)
+        recorded = self._log.add(Checkpointed("", cells, change), known | dict(capture.blobs))
+        if recorded is not None:
+            await asyncio.wait([recorded])
+            for content in capture.blobs.values():
+                if isinstance(content, Path):
+                    content.unlink(missing_ok=True)
+        return self._clock() - began
+
+    async def _until_recorded(self, cells: int) -> None:
+        """The last cell has ended, and is on record in a moment: a checkpoint must not come before it."""
+        while len(self._log.past.cells) < cells:  # noqa: ASYNC110 - a few turns of the loop, and nobody to set an event
+            await asyncio.sleep(0)
+
+    # -- bringing back -----------------------------------------------------------------------------------------------
+
+    async def revive(self, kernel: Kernel) -> str:
+        """Bring the heap into a new worker. Returns what is to be said of it; "" where all is as it was.
+
+        Raises `WorkerGone` where that ended the worker: the next attempt leaves out what did it.
+        """
+        past = self._log.past
+        heap, cells = past.heap, past.cells
+        if not cells and not heap.types and not self.inputs_lost:
+            return ""
+        image = heap.image()
+        lost = dict(await kernel.restore(image, await self._contents(image))) if heap.cells else {}
+        again, diverged, skipped = await self._run_again(kernel, cells, heap.cells)
+        names = await kernel.refresh()
+        gone = {**image.lost, **image.files_lost, **lost, **self.inputs_lost}
+        gone = {name: why for name, why in gone.items() if name not in names or name in lost}
+        self._namespace.cells = len(cells)
+        event = Restored("", heap.cells, again, len(names), gone, diverged, skipped)
+        self._log.add(event)
+        if again:
+            self.cell_ended()
+        self._check_strict(gone)
+        return note_of_restore(event)
+
+    def _check_strict(self, lost: Mapping[str, Lost]) -> None:
+        new = {name: why for name, why in lost.items() if name not in self._accepted}
+        if self._strict and new:
+            told = "; ".join(f"{name}: {why.type}, {why.reason}" for name, why in new.items())
+            raise LossError(f"strict=True, and not everything could be brought back: {told}", new)
+        self._accepted |= set(lost)
+
+    async def _contents(self, image: HeapImage) -> dict[str, bytes | Path]:
+        """The blobs of an image; those that are missing are left out, and what was in them is lost."""
+        contents: dict[str, bytes | Path] = {}
+        digests = [group.digest for group in image.groups]
+        digests += [file.digest for file in image.files.values() if file.link is None]
+        if self._store is not None:
+            for digest in dict.fromkeys(digests):
+                with contextlib.suppress(BlobError):
+                    contents[digest] = await self._store.blob(digest)
+        return contents
+
+    async def _run_again(self, kernel: Kernel, cells: Sequence[Ran], held: int) -> tuple[int, int, int]:
+        """Run the cells that the checkpoint does not hold. Returns how many, how often they diverged, how many not."""
+        again = diverged = skipped = 0
+        record = Record(self._log.past.path()) if len(cells) > held else Record()
+        for ran in cells[held:]:
+            if not self._rerun or not may_run_again(ran) or ran.at in self._deadly:
+                skipped += not ran.result.restarted
+                continue
+            index = int(ran.at.rpartition("/c")[2])
+            host = self._connected(root_of(ran.at), _Inside(kernel, self._namespace), record, index)
+            journal = Journal(host, root_of(ran.at), record, self._log.append, first=index, tell=self._log.tell)
+            try:
+                await journal.run(ran.code)
+            except WorkerGone:
+                self._deadly.add(ran.at)
+                raise
+            again += 1
+            diverged += journal.diverged
+        return again, diverged, skipped
+
+
+def _say_how_it_ended(task: asyncio.Task[None]) -> None:
+    """A checkpoint that cannot be taken costs nothing but a longer way back, or else the log itself says so."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("a checkpoint could not be taken", exc_info=error)
+
+
+class _Inside:
+    """Runs cells in a worker whose namespace waits for them."""
+
+    def __init__(self, kernel: Kernel, namespace: Keepable) -> None:
+        self._kernel = kernel
+        self._timeout: float | None = getattr(namespace, "cell_timeout", None)
+
+    async def run(
+        self,
+        code: str,
+        answer: Answer | None = None,
+        *,
+        fresh: bool = False,
+        printed: Callable[[str, str], None] | None = None,
+    ) -> REPLResult:
+        return await self._kernel.run(code, answer, timeout=self._timeout, fresh=fresh, printed=printed)

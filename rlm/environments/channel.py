@@ -26,10 +26,13 @@ dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 class Masked:
     """Signals, which Python hands to the main thread, strike only where `depth` is 0: in a cell's own code, and where
-    nothing is held. Elsewhere they wait, so that no frame is ever half read or half written."""
+    nothing is held. Elsewhere they wait, so that no frame is ever half read or half written.
+
+    handlers: whether user code has set any.
+    """
 
     def __init__(self) -> None:
-        self.main, self.depth = threading.get_ident(), 1
+        self.main, self.depth, self.handlers = threading.get_ident(), 1, False
         self.pending: list[Callable[[], object]] = []
 
     def guard(self, action: Callable[[int, Any], object]) -> Callable[[int, Any], None]:
@@ -46,6 +49,7 @@ class Masked:
         original = signal.signal
 
         def guarded(signalnum: int, handler: Any) -> Any:
+            self.handlers = self.handlers or callable(handler)
             return original(signalnum, self.guard(handler) if callable(handler) else handler)
 
         guarded.__name__, guarded.__doc__ = "signal", original.__doc__
@@ -76,6 +80,8 @@ class Channel:
         self.waiting: list[Any] = []
         self.readable = select.poll()
         self.readable.register(source, select.POLLIN)
+        self.woken, self.waker = os.pipe()
+        self.readable.register(self.woken, select.POLLIN)
         self.rest = bytearray()
         self.parts: list[str] = []
         self.inbox: list[dict[str, Any]] = []
@@ -83,7 +89,10 @@ class Channel:
         self.frames, self.closed, self.limit = 0, False, MAX_FRAME
 
     def send(self, **frame: Any) -> None:
-        text = dumps(frame)
+        self.send_text(dumps(frame))
+
+    def send_text(self, text: str) -> None:
+        """Send a frame that is JSON already. Raises `ValueError` where it is too large, before any of it is sent."""
         if len(text) > self.limit:
             raise ValueError(f"{len(text):,} characters are more than one message can carry ({self.limit:,})")
         with self.masked, self.sending:
@@ -129,13 +138,16 @@ class Channel:
                 self.masked.depth = 0  # only here, where nothing is held, may a signal strike
                 self.masked.strike()
             if lead:
-                self.readable.poll()
+                ready = [fd for fd, _ in self.readable.poll()]
             else:
                 mine.acquire()
             if main:
                 self.masked.depth = 1
             if lead:
-                self.read()
+                if self.woken in ready:
+                    os.read(self.woken, PIECE)
+                if self.source in ready:
+                    self.read()
         finally:
             if main:
                 self.masked.depth = 1
@@ -148,6 +160,15 @@ class Channel:
             woken, self.waiting = self.waiting, []
             for other in woken:
                 other.release()
+
+    def post(self, frame: dict[str, Any]) -> None:
+        """Hand the main thread a frame that is not the host's, from another thread."""
+        self.inbox.append(frame)
+        with self.arrival:
+            woken, self.waiting = self.waiting, []
+            for other in woken:
+                other.release()
+        os.write(self.waker, b"!")
 
     def read(self) -> None:
         data = os.read(self.source, PIECE)
@@ -177,5 +198,5 @@ class Channel:
             self.inbox.append(frame)
 
     def close(self) -> None:
-        os.close(self.source)
-        os.close(self.sink)
+        for fd in (self.source, self.sink, self.woken, self.waker):
+            os.close(fd)

@@ -8,18 +8,21 @@ result; `WorkerGone` says that the worker died with everything in it. Starting a
 from __future__ import annotations
 
 import asyncio
+import base64
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from rlm.environments import codec, wire
+from rlm.environments import codec, images, wire
+from rlm.environments.images import FILES_LIMIT, Capture
 from rlm.environments.payload import Payload
 from rlm.errors import ContextError, ProtocolError, ReplError, SandboxError
 from rlm.ports import Answer, CallFailed, SupportsFiles, SupportsInterrupt, Transport
-from rlm.types import CallRecord, CellError, Draft, RemoteValue, REPLResult, Tool
+from rlm.types import CallRecord, CellError, Draft, HeapImage, Lost, RemoteValue, REPLResult, Tool
 
 START_SECONDS = 30.0  # a worker that has not said a word by then has failed to start
 GRACE_SECONDS = 2.0  # between a timed-out cell's interrupt and its end by force
@@ -250,12 +253,14 @@ class Kernel:
             raise cell.failed
         return self._result(cell, frame, time.perf_counter() - started, timeout)
 
-    async def load(self, names: Sequence[str], payload: Payload) -> None:
+    async def load(self, names: Sequence[str], payload: Payload, digest: str | None = None) -> None:
         """Bind the payload's value to all `names`, which the worker puts back whenever a cell rebinds them.
 
-        Raises `ContextError` where the worker cannot build the value.
+        digest: SHA-256 of the payload's bytes, which the worker verifies. Raises `ContextError` where the worker cannot
+        build the value.
         """
         source: dict[str, Any]
+        checked = {} if digest is None else {"digest": digest}
         if payload.format == "pickle" and not self._loads_our_code and payload.has_code():
             raise ContextError(
                 f"{names[0]} holds functions or classes of this program, which Python {self.python} in the REPL cannot "
@@ -267,10 +272,52 @@ class Kernel:
             source = {"path": await self.transport.put_file(payload.path)}
         else:
             source = {"data": payload.read()}
-        frame = await self._request({"type": "load", "names": list(names), "format": payload.format, **source})
+        load = {"type": "load", "names": list(names), "format": payload.format}
+        frame = await self._request({**load, **source, **checked})
         if "error" in frame:
             raise ContextError(f"{names[0]} cannot be brought into the REPL: {frame['error']}")
         self._changed(dict.fromkeys(names, payload.type), ())
+
+    async def capture(self, spool: Path | None, *, whole: bool = False, limit: int = FILES_LIMIT) -> Capture:
+        """What changed in the namespace, and in its folder, since the last capture or restore.
+
+        spool: a folder that the worker can write large blobs to, None where there is none. whole: look at every name,
+        not only at those that cells can have changed. limit: bytes of the folder's files. A cell that was begun in the
+        meantime may run before the answer is there. Raises `WorkerGone`, `ReplError` where the namespace cannot be
+        captured, and `ProtocolError` where the worker answered what no worker does, and was stopped.
+        """
+        where = None if spool is None else str(spool)
+        frame = await self._request({"type": "checkpoint", "spool": where, "whole": whole, "limit": limit})
+        if "error" in frame:
+            raise ReplError(f"the namespace cannot be saved: {frame['error']}")
+        try:
+            return images.capture(frame.get("value"), spool)
+        except ProtocolError as error:
+            raise self._distrust(error) from None
+
+    async def restore(self, image: HeapImage, contents: Mapping[str, bytes | Path]) -> Mapping[str, Lost]:
+        """Bring a heap back into a new worker, which has what the host gives it already.
+
+        contents: blobs by digest, which the worker verifies. Returns what could not be brought back, and why (a file as
+        "./" and its path); without `image.lost`. Raises as `capture` does.
+        """
+        sent = {digest: await self._handed_over(content) for digest, content in contents.items()}
+        frame = await self._request({"type": "restore", "image": images.frame(image), "contents": sent})
+        if "error" in frame:
+            raise ReplError(f"the namespace cannot be brought back: {frame['error']}")
+        try:
+            lost = images.lost(frame.get("value"))
+        except ProtocolError as error:
+            raise self._distrust(error) from None
+        await self.refresh()
+        return lost
+
+    async def _handed_over(self, content: bytes | Path) -> Mapping[str, str]:
+        if isinstance(content, Path):
+            if isinstance(self.transport, SupportsFiles):
+                return {"path": await self.transport.put_file(content)}
+            content = await asyncio.to_thread(content.read_bytes)
+        return {"data": base64.b64encode(content).decode("ascii")}
 
     async def get(self, name: str) -> Any:
         """The value of a name; what has no exact JSON form as a `RemoteValue`. Raises KeyError."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import signal
 import socket
@@ -24,15 +25,18 @@ WORKER_FOLDER = Path(__file__).parent
 PIECE = 1 << 16  # bytes read at once; a buffer of over 128 KiB costs malloc a system call to get, and two to give back
 BUFFER = 1 << 20  # bytes the socket may hold, so that large frames need few switches between the processes
 
+_spec = importlib.util.find_spec("cloudpickle")
+CLOUDPICKLE = Path(_spec.origin).with_name("cloudpickle.py") if _spec and _spec.origin else Path("cloudpickle.py")
+
 # The program that an interpreter is started with; its arguments are WORKER_FOLDER and, where interrupts must come as
 # frames, "listen". The worker's files are found in their folder for as long as it takes to import them; afterwards the
 # working directory is searched for modules, last, so that a file there hides none.
-RUN = """
+RUN = f"""
 import sys
 _, sys.path[0], *options = sys.argv
 import worker
 sys.path[:], sys.argv[:] = [*sys.path[1:], ""], [""]
-worker.main(listen="listen" in options)
+worker.main("listen" in options, {str(CLOUDPICKLE)!r})
 """
 
 

@@ -7,12 +7,16 @@ sends raises `ProtocolError`, before any of it reaches a caller.
     host to worker                                      worker to host
     setup   tools                                       ready   python, pid
     run     id, code, fresh                             out     id, stream, text
-    load    id, names, format, data | path              call    id, cell, name, args, kwargs
+    load    id, names, format, data | path, digest      call    id, cell, name, args, kwargs
     get     id, name                                    done    id, error, answer, names, gone, streams
     names   id                                          value   id, value | error
-    reply   id, value | error, reason                   part    id, last, data
+    checkpoint  id, spool, whole, limit                 part    id, last, data
+    restore id, image, contents
+    reply   id, value | error, reason
     interrupt
     part    id, last, data
+
+Frames are answered in their order, but for `checkpoint`, whose value comes when it is there, also while a cell runs.
 """
 
 from __future__ import annotations

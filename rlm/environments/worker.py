@@ -27,6 +27,7 @@ import codec  # these stand beside this file, wherever it runs
 from calls import QUERIES, Calls
 from capture import Output, describe, printable
 from channel import Channel
+from heap import Heap
 from names import Names
 
 TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from capture import Take
 
 AWAIT, COROUTINE = 0x2000, 0x80  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, inspect.CO_COROUTINE, without those imports
+FILES = ("worker", "calls", "channel", "capture", "codec", "names")
+FILES += ("heap", "graph", "pickles", "arrays", "snapshot", "forks", "restore", "folder", "sources")
 IN_LOOP = frozenset(("create_task", "ensure_future", "get_running_loop"))  # fail at once where no event loop runs
 
 
@@ -44,7 +47,7 @@ class Worker(Calls):
     """The namespace behind a channel.
 
     pipes: the reading ends of what child processes print, standard output and error. gone: called by the watching
-    thread once the host has closed the channel, whatever the cell is doing.
+    thread once the host has closed the channel, whatever the cell is doing. cloudpickle: the file of that module.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Worker(Calls):
         pipes: Sequence[int] = (),
         listen: bool = False,
         gone: Callable[[], None] | None = None,
+        cloudpickle: str | None = None,
     ) -> None:
         super().__init__(Channel(source, sink, listen))
         self.send, self.masked, self.gone = self.channel.send, self.channel.masked, gone
@@ -66,6 +70,7 @@ class Worker(Calls):
         self.given: dict[str, Any] = {name: getattr(self, name) for name in (*QUERIES, "SHOW_VARS")}
         self.listing = Names(self.names, {*self.given, "answer"})
         self.names.update(self.given, answer={"content": "", "ready": False})
+        self.heap = Heap(self, cloudpickle)
 
     def watch(self) -> None:
         """Sleeps until a child process prints, the host is gone, or (where it cannot signal) the host speaks."""
@@ -120,15 +125,22 @@ class Worker(Calls):
         self.names.update(self.given)
 
     def load(
-        self, id: int, names: Sequence[str], format: str, data: str | None = None, path: str | None = None
+        self,
+        id: int,
+        names: list[str],
+        format: str,
+        data: str | None = None,
+        path: str | None = None,
+        digest: str | None = None,
     ) -> None:
         try:
-            value = read_value(format, data, path)
+            value = read_value(format, data, path, digest)
         except Exception as error:  # noqa: BLE001 - whatever building the user's own value raises is the host's to tell
             self.send(type="value", id=id, error=printable(f"{type(error).__name__}: {error}"))
             return
         self.given.update(dict.fromkeys(names, value))
         self.names.update(dict.fromkeys(names, value))
+        self.heap.gave(names, value, lambda: read_value(format, data, path, digest))
         self.send(type="value", id=id, value=None)
 
     def get(self, id: int, name: str) -> None:
@@ -183,6 +195,7 @@ class Worker(Calls):
         self.names.update(self.given)
         names, gone = self.listing.changes(compiled, time.monotonic() - started)
         self.outlived = set(threading.enumerate()) - {threading.current_thread()}
+        self.heap.ran(compiled, filename)
         streams = self.output.collect()
         with self.channel.sending:
             self.cell = None
@@ -217,11 +230,17 @@ class Worker(Calls):
                 content = str(content)
         return {"content": printable(str(content)), "ready": ready}
 
+    def take_over(self) -> None:
+        """A saved heap has been brought back: what was drafted in it is known, what its code printed is nobody's."""
+        answer = self.names.get("answer")
+        self.draft = answer.get("content", "") if isinstance(answer, dict) else ""
+        self.output.collect()
+
     def serve(self) -> None:
         threading.Thread(target=self.watch, daemon=True, name="rlm-watch").start()
         self.send(type="ready", python=".".join(map(str, sys.version_info[:3])), pid=os.getpid())
         handlers: dict[str, Any] = {"run": self.run, "load": self.load, "get": self.get, "setup": self.setup}
-        handlers["names"] = self.list_names
+        handlers.update(names=self.list_names, checkpoint=self.heap.checkpoint, restore=self.heap.restore)
         while True:
             try:
                 self.channel.wait(lambda: self.channel.inbox)
@@ -239,24 +258,35 @@ class Worker(Calls):
         self.channel.close()
 
 
-def read_value(format: str, data: str | None, path: str | None) -> Any:
-    """A value that the host laid into a frame or a file. A file is mapped, so that it is in memory once, decoded."""
-    import pickle  # many a worker never needs it
+def read_value(format: str, data: str | None, path: str | None, digest: str | None = None) -> Any:
+    """A value that the host laid into a frame or a file. A file is mapped, so that it is in memory once, decoded.
 
+    Raises `ValueError` where the bytes have not the SHA-256 digest that the host named.
+    """
     if path is None:
         raw: Any = b64decode(data or "")
     else:
         with open(path, "rb") as file:
-            if format == "pickle":
-                return pickle.load(file)
             raw = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if os.path.getsize(path) else b""
+    if digest is not None:
+        import hashlib
+
+        if hashlib.sha256(raw).hexdigest() != digest:
+            raise ValueError(f"damaged: the bytes have another digest than {digest}")
     if format == "text":
         return str(raw, "utf-8", "surrogatepass")
-    return bytes(raw) if format == "bytes" else pickle.loads(raw)
+    if format == "bytes":
+        return bytes(raw)
+    import pickle  # many a worker never needs it
+
+    return pickle.loads(raw) if path is None else pickle.load(raw)
 
 
-def main(listen: bool = False) -> None:
-    """Take over this process: keep standard input and output for the channel, give cells pipes in their place."""
+def main(listen: bool = False, cloudpickle: str | None = None) -> None:
+    """Take over this process: keep standard input and output for the channel, give cells pipes in their place.
+
+    cloudpickle: the file of that module, which is loaded when it is first needed.
+    """
     source, sink = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -266,17 +296,13 @@ def main(listen: bool = False) -> None:
         os.dup2(writing, number)
         os.close(writing)
         pipes.append(reading)
-    worker = Worker(source, sink, pipes, listen, gone=end)
+    worker = Worker(source, sink, pipes, listen, end, cloudpickle)
     sys.modules["__main__"] = worker.module
-    for module in (
-        "worker",
-        "calls",
-        "channel",
-        "capture",
-        "codec",
-        "names",
-    ):  # these names belong to the user's own modules
-        sys.modules["_rlm_" + module] = sys.modules.pop(module)
+    for module in FILES:  # these names belong to the user's own modules
+        sys.modules["_rlm_" + module] = found = sys.modules.pop(module)
+        for value in vars(found).values():
+            if getattr(value, "__module__", None) == module:  # what blobs name is found where it stands
+                value.__module__ = "_rlm_" + module
     codec.CodecError.__module__ = "builtins"
     sys.stdout, sys.stderr = worker.output.streams()
     os.register_at_fork(after_in_child=worker.after_fork)

@@ -1,0 +1,361 @@
+"""The worker's checkpoints: what of its namespace has changed since the last one, as blobs, and the way back.
+
+After a cell the names that it can have touched (see `graph`) are looked at again, all others are not. That takes place
+between two cells while it is short, and else in a forked copy, whose answer comes when it comes; one at a time. What
+changed in a way that no analysis can see is found when all names are looked at.
+Standard library only, Python 3.9 and newer: this file runs in sandboxes, beside `worker.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+
+from capture import describe
+from channel import dumps
+from folder import signs
+from forks import Copy
+from graph import DYNAMIC, TEXTS, Definitions, OverBudget, reaches_anything
+from names import code_names
+from restore import Restore
+from snapshot import Known, Scope, Snapshot, empty_answer, is_bundled, is_large_text
+from sources import Sources
+
+TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
+if TYPE_CHECKING:
+    import types
+    from collections.abc import Callable
+    from typing import Any
+
+BUDGET = 20_000  # objects that are looked at while a cell waits: some milliseconds
+DEATHS = 2  # of a capture, with the same names in work, until these count as lost
+MODULE_NAMES = frozenset(
+    ("__name__", "__doc__", "__package__", "__loader__", "__spec__", "__builtins__", "__warningregistry__")
+)
+IDLE = ("concurrent/futures/thread.py", "multiprocessing/pool.py")  # where a pool's thread waits for work
+
+
+class Heap:
+    """Checkpoints of `namespace`. given: the host's values by name.
+
+    send: sends a frame; post: has a frame handled by the main thread, once it is between two cells.
+    """
+
+    def __init__(self, worker: Any, cloudpickle: str | None = None) -> None:
+        self.worker, self.cloudpickle = worker, cloudpickle
+        self.namespace: dict[str, Any] = worker.names
+        self.folder = os.getcwd()
+        self.known, self.definitions, self.sources = Known(), Definitions(worker.names), Sources()
+        self.pending: set[str] = set()
+        self.begun, self.all_next = False, True
+        self.imports: set[str] = set()
+        self.owned: dict[str, Callable[[], Any]] = {}  # values of the host's that cells may change
+        self.pristine: dict[str, str] = {}  # their digests as the host gave them, once they were asked for
+        self.copy: Copy | None = None
+        self.queue: list[dict[str, Any]] = []
+        self.lock = threading.Lock()
+        self.deaths: dict[tuple[str, ...], int] = {}
+        self.cursed: set[str] = set()
+
+    # -- what the worker tells -----------------------------------------------------------------------------------------
+
+    def ran(self, compiled: types.CodeType | None, filename: str) -> None:
+        """A cell has run."""
+        if compiled is None:
+            return
+        used = code_names(compiled)
+        self.imports.update(name for name in used if "." in name)
+        self.sources.ran(filename, used)
+        with self.lock:
+            self.pending |= used
+            for name in used & self.known.texts.keys():
+                if self.namespace.get(name) is not self.known.texts[name]:
+                    del self.known.texts[name]  # a large text must not live longer for our sake
+
+    def gave(self, names: list[str], value: Any, again: Callable[[], Any]) -> None:
+        """The host has given a value; `again` makes one more of it."""
+        with self.lock:
+            self.pending.update(names)
+        for name in names:
+            self.known.forget(name)
+            self.owned.pop(name, None)
+            self.pristine.pop(name, None)
+            if not constant(value):
+                self.owned[name] = again
+
+    # -- capturing -----------------------------------------------------------------------------------------------------
+
+    def checkpoint(self, id: int, spool: str | None, whole: bool, limit: int) -> None:
+        with self.lock:
+            if self.copy is not None:
+                self.queue.append({"type": "checkpoint", "id": id, "spool": spool, "whole": whole, "limit": limit})
+                return
+        job = Job(id, time.monotonic(), whole)
+        try:
+            self.capture(self.prepare(job, spool, limit), job)
+        except Exception as error:  # noqa: BLE001 - the host is told; a worker must not end for want of a checkpoint
+            self.failed(job, describe(error)["text"])
+
+    def prepare(self, job: Job, spool: str | None, limit: int) -> Scope:
+        """What to look at now."""
+        suspects = self.suspects()
+        everything = suspects is None or job.whole or self.all_next
+        names = self.all_names() if everything else sorted(suspects or ())
+        job.suspects = suspects if self.begun else None
+        with self.lock:
+            job.pending, self.pending = self.pending, set()
+        self.definitions.update(names)
+        self.sources.update(name for name in names if name in self.definitions.objects)
+        job.texts = {name: value for name in names if is_large_text(value := self.namespace.get(name))}
+        return self.scope(names, spool, limit)
+
+    def capture(self, scope: Scope, job: Job) -> None:
+        if threads_live() and self.begin_copy(scope, job):
+            return
+        try:
+            answer, learnt = Snapshot(scope, BUDGET).run()
+        except OverBudget:
+            if self.begin_copy(scope, job):
+                return
+            answer, learnt = Snapshot(scope).run()
+        self.finish(job, learnt, dumps(self.completed(job, answer)))
+
+    def begin_copy(self, scope: Scope, job: Job) -> bool:
+        """Have a forked copy do it; False where there can be none."""
+
+        def work(say: Callable[[Any], None]) -> Any:
+            try:
+                answer, learnt = Snapshot(scope, None, say).run()
+                return "", dumps(self.completed(job, answer)), learnt
+            except Exception as error:  # noqa: BLE001 - the host is told
+                return describe(error)["text"], "", {}
+
+        def done(said: list[Any], result: Any, died: str) -> None:
+            if result is None:
+                self.died(job, said[-1] if said else [])
+            elif result[0]:
+                self.failed(job, result[0])
+            else:
+                self.finish(job, result[2], result[1])
+
+        Snapshot(scope)  # imports what the copy must not import, whose locks may be held
+        try:
+            self.copy = Copy(work, self.after_fork, done)
+        except OSError:
+            return False
+        job.pause = time.monotonic() - job.started
+        self.copy.start()
+        return True
+
+    def after_fork(self) -> None:
+        if not self.worker.forked:
+            self.worker.after_fork()
+
+    def completed(self, job: Job, answer: dict[str, Any]) -> dict[str, Any]:
+        """The answer with what only this moment knows."""
+        for group in answer["groups"]:
+            group[6] = {name: self.sources.known[name] for name in group[6] if name in self.sources.known}
+        changed = [name for group in answer["groups"] for name in group[0]]
+        changed += [*answer["modules"], *answer["given"], *answer["lost"], *answer["gone"]]
+        caught = [] if job.suspects is None else [name for name in changed if name not in job.suspects]
+        seconds = time.monotonic() - job.started
+        pause = seconds if job.pause is None else job.pause
+        return {**answer, "caught": caught, "seconds": seconds, "pause": pause, "whole": job.whole}
+
+    def finish(self, job: Job, learnt: dict[str, Any], answer: str) -> None:
+        with self.lock:
+            self.learn(learnt, job.texts)
+            self.begun, self.all_next = True, False
+        try:
+            self.worker.channel.send_text(f'{{"type":"value","id":{job.id},"value":{answer}}}')
+        except ValueError as error:  # more than a frame may carry: none of it has arrived
+            self.all_next = True
+            self.known = Known()
+            self.worker.send(type="value", id=job.id, error=str(error))
+        self.next()
+
+    def failed(self, job: Job, why: str) -> None:
+        self.forget(job, [])
+        self.worker.send(type="value", id=job.id, error=why)
+        self.next()
+
+    def died(self, job: Job, names: list[str]) -> None:
+        """The copy ended without an answer: nothing counts as saved, the next capture looks at the same names again."""
+        self.forget(job, names)
+        answer = self.completed(job, empty_answer())
+        self.worker.send(type="value", id=job.id, value=answer)
+        self.next()
+
+    def forget(self, job: Job, names: list[str]) -> None:
+        with self.lock:
+            self.pending |= job.pending
+            self.pending.update(names)
+            self.all_next = self.all_next or job.suspects is None
+            self.deaths[tuple(names)] = self.deaths.get(tuple(names), 0) + 1
+            if names and self.deaths[tuple(names)] >= DEATHS:
+                self.cursed.update(names)
+
+    def next(self) -> None:
+        with self.lock:
+            self.copy = None
+            queue, self.queue = self.queue, []
+        for frame in queue:
+            self.worker.channel.post(frame)
+
+    def scope(self, names: list[str], spool: str | None, limit: int) -> Scope:
+        scope = Scope(self.namespace, self.definitions, self.known)
+        given = self.worker.given
+        scope.names = [name for name in names if name not in given or name in self.owned]
+        first: dict[int, str] = {}
+        for name in sorted(given):
+            if name not in self.owned:
+                first.setdefault(id(given[name]), name)
+        scope.given = {key: name for key, name in first.items() if not is_bundled(given[name])}
+        scope.owned = {name: again for name, again in self.owned.items() if self.namespace.get(name) is given.get(name)}
+        scope.pristine = self.pristine
+        scope.folder, scope.spool, scope.limit = self.folder, spool, limit
+        scope.imports, scope.cloudpickle, scope.cursed = self.imports, self.cloudpickle, self.cursed
+        return scope
+
+    def learn(self, learnt: dict[str, Any], texts: dict[str, Any]) -> None:
+        known = self.known
+        for name in learnt["gone"]:
+            known.forget(name)
+            self.cursed.discard(name)
+        for table in ("modules", "given", "lost"):
+            for name, what in learnt[table].items():
+                known.forget(name)
+                getattr(known, table)[name] = what
+        for names, digest, group in learnt["saved"]:
+            self.learn_group(names, digest, group)
+        known.atoms.update(learnt["atoms"])
+        for name, (refs, uses, restless) in learnt["related"].items():
+            known.relate(name, refs, uses)
+            (known.restless.add if restless else known.restless.discard)(name)
+        known.texts.update((name, value) for name, value in texts.items() if name in known.digests)
+        known.files, known.files_lost = learnt["files"], learnt["files_lost"]
+        self.pristine.update(learnt["pristine"])
+
+    def learn_group(self, names: list[str], digest: str, group: bool) -> None:
+        for name in names:
+            self.known.forget(name)
+            self.known.digests[name] = digest
+            if group and len(names) > 1:
+                self.known.members[name] = tuple(names)
+
+    # -- which names ---------------------------------------------------------------------------------------------------
+
+    def all_names(self) -> list[str]:
+        found = {name for name in list(self.namespace) if type(name) is str}
+        return sorted((found | self.known.all()) - MODULE_NAMES)
+
+    def suspects(self) -> set[str] | None:
+        """The names whose values the cells since the last capture can have changed; None for all."""
+        known, namespace = self.known, self.namespace
+        if self.pending & DYNAMIC or self.background():
+            return None
+        todo = [*self.pending, *known.restless]
+        for name in reversed(namespace):  # new names stand at the end
+            if name in known or name in self.worker.given:
+                break
+            todo.append(name)
+        seen: set[str] = set()
+        found: set[str] = set()
+        while todo:
+            name = todo.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            uses = known.uses.get(name, frozenset())
+            if uses & DYNAMIC:
+                return None
+            todo += uses
+            if name not in namespace and name not in known:
+                continue
+            value = namespace.get(name)
+            if reaches_anything(value):
+                return None
+            found.add(name)
+            todo += known.refs.get(name, ())
+            todo += known.members.get(name, ())
+            if name in known.referers and value is not self.definitions.objects.get(name):
+                todo += known.referers[name]
+        return found - MODULE_NAMES
+
+    def background(self) -> bool:
+        """Whether something may change values beside the cells' own code."""
+        loop = self.worker.loop
+        if loop is not None and not loop.is_closed() and sys.modules["asyncio"].all_tasks(loop):
+            return True
+        return threads_live() or self.worker.masked.handlers
+
+    # -- the way back --------------------------------------------------------------------------------------------------
+
+    def restore(self, id: int, image: dict[str, Any], contents: dict[str, Any]) -> None:
+        worker, namespace = self.worker, self.namespace
+        restore = Restore(image, contents, namespace, worker.given)
+        for name in set(namespace) - MODULE_NAMES - set(worker.given) - {"answer"}:
+            del namespace[name]
+        restore.run(self.folder, self.cloudpickle)
+        namespace.update(worker.given)
+        known = self.known = Known()
+        for group in restore.groups:
+            names = [name for name in group.names if name and name not in restore.rebuilt]
+            if group.state != "done" or not names:
+                continue
+            values = [namespace[name] for name in names]
+            bundle = all(is_bundled(value) for value in values)
+            self.learn_group(names, group.digest, not bundle)
+            for name, value in zip(names, values):
+                known.relate(name, group.refs, group.uses)
+                if bundle:
+                    known.atoms[name] = value
+                elif is_large_text(value):
+                    known.texts[name] = value
+        known.modules = {name: what for name, what in image["modules"].items() if name in namespace}
+        known.given = {name: what for name, what in image["given"].items() if name in namespace}
+        known.files = signs(self.folder, image["files"])
+        self.imports.update(name for what in known.modules.values() for name in what.split(", ") if "." in name)
+        self.sources.known.update(pair for group in restore.groups for pair in group.sources.items())
+        self.definitions.update(namespace)
+        self.pending = set(restore.rebuilt)
+        self.begun, self.all_next = True, False
+        worker.take_over()
+        worker.send(type="value", id=id, value=restore.lost)
+
+
+class Job:
+    """A capture under way. suspects: names that cells can have changed, None for all; pending: what they follow from;
+    texts: large ones as they are now; pause: seconds for which no cell could run, once that is known."""
+
+    def __init__(self, id: int, started: float, whole: bool) -> None:
+        self.id, self.started, self.whole = id, started, whole
+        self.suspects: set[str] | None = None
+        self.pending: set[str] = set()
+        self.texts: dict[str, Any] = {}
+        self.pause: float | None = None
+
+
+def constant(value: Any) -> bool:
+    """Whether nothing can change the value."""
+    if type(value) in (tuple, frozenset):
+        return all(map(constant, value))
+    return is_bundled(value) or type(value) in TEXTS or callable(value)
+
+
+def threads_live() -> bool:
+    """Whether a thread of the cells' runs, one that waits for work in a pool not counted."""
+    import _thread
+
+    threads = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    ours = [thread for thread in threads if thread.name.startswith("rlm-")]
+    if _thread._count() <= len(ours):  # type: ignore[attr-defined]
+        return False
+    frames = sys._current_frames()
+    idle = 0
+    for thread in threads:
+        frame = frames.get(thread.ident or 0)
+        idle += frame is not None and thread not in ours and frame.f_code.co_filename.endswith(IDLE)
+    return _thread._count() > len(ours) + idle  # type: ignore[attr-defined]

@@ -1,0 +1,455 @@
+"""One capture of a namespace: finds the groups of names that share objects, pickles them, and keeps what is new.
+
+It runs in the worker between two cells while its budget lasts, and else in a forked copy; it changes nothing, and says
+what the next capture must know of this one. Whatever user code does while it is pickled costs at most its own group.
+Standard library only, Python 3.9 and newer: this file runs in sandboxes, beside `worker.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import types
+
+import codec
+import folder as files
+import pickles
+from graph import LARGE, TEXTS, Definitions, OverBudget, Walk, is_definition
+
+TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+INLINE = 256 * 1024  # bytes of a blob that ride in the answer; larger ones go to a file
+WEIGHT = 250  # bytes that take as long as an object to look at
+DEEP = 1 << 29  # bytes of stack for what is nested very deep
+REPR = 200
+BUNDLED = frozenset((int, float, complex, bool, str, bytes, type(None), type(...)))
+TOO_LARGE = 128 * 1024 * 1024  # bytes of a blob that still fits into an answer where there is no folder for it
+
+
+class Known:
+    """What a capture left for the next ones to know: of every name where it stands and what it depends on."""
+
+    def __init__(self) -> None:
+        self.digests: dict[str, str] = {}  # of the blob that holds the name
+        self.members: dict[str, tuple[str, ...]] = {}  # all names of its blob, where they share objects
+        self.refs: dict[str, frozenset[str]] = {}  # definitions that its blob refers to by name
+        self.uses: dict[str, frozenset[str]] = {}  # names in the code that can be reached from it
+        self.referers: dict[str, set[str]] = {}  # the other way round from refs
+        self.restless: set[str] = set()
+        self.atoms: dict[str, Any] = {}
+        self.texts: dict[str, Any] = {}  # large texts as they were: the same object is the same text
+        self.modules: dict[str, str] = {}
+        self.given: dict[str, str] = {}
+        self.lost: dict[str, list[str]] = {}
+        self.files: files.Seen = {}
+        self.files_lost: dict[str, str] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.digests or name in self.modules or name in self.given or name in self.lost
+
+    def all(self) -> set[str]:
+        return {*self.digests, *self.modules, *self.given, *self.lost}
+
+    def forget(self, name: str) -> None:
+        self.relate(name, (), ())
+        self.restless.discard(name)
+        for table in (self.digests, self.members, self.atoms, self.texts, self.modules, self.given, self.lost):
+            table.pop(name, None)
+
+    def relate(self, name: str, refs: Iterable[str], uses: Iterable[str]) -> None:
+        for ref in self.refs.pop(name, ()):
+            self.referers[ref].discard(name)
+        self.uses.pop(name, None)
+        if refs:
+            self.refs[name] = frozenset(refs)
+            for ref in refs:
+                self.referers.setdefault(ref, set()).add(name)
+        if uses:
+            self.uses[name] = frozenset(uses)
+
+
+class Scope:
+    """What a snapshot may look at. names: the candidates. given: id -> name of the host's values that never change;
+    owned: name -> the host's values that may. imports: dotted names that cells have imported."""
+
+    def __init__(self, namespace: dict[str, Any], definitions: Definitions, known: Known) -> None:
+        self.namespace, self.definitions, self.known = namespace, definitions, known
+        self.names: list[str] = []
+        self.given: dict[int, str] = {}
+        self.owned: dict[str, Any] = {}
+        self.imports: set[str] = set()
+        self.pristine: dict[str, str] = {}
+        self.folder, self.limit = ".", 0
+        self.spool: str | None = None
+        self.cloudpickle: str | None = None
+        self.cursed: set[str] = set()
+
+
+class Snapshot:
+    """Made, `run` once, and thrown away. budget: work that may be done before `OverBudget`; None for any amount.
+
+    working: told which names are about to be pickled, where that may be the end of this process.
+    """
+
+    def __init__(self, scope: Scope, budget: int | None = None, working: Callable[[list[str]], None] | None = None):
+        self.scope, self.known, self.budget, self.working = scope, scope.known, budget, working
+        self.savers: Any = pickles.saver(pickles.cloudpickle(scope.cloudpickle))
+        self.groups: list[list[Any]] = []
+        self.blobs: dict[str, Any] = {}
+        self.saved: list[tuple[list[str], str, bool]] = []  # names, digest, whether they share a group
+        self.lost: dict[str, list[str]] = {}
+        self.modules: dict[str, str] = {}
+        self.given: dict[str, str] = {}
+        self.gone: list[str] = []
+        self.atoms: dict[str, Any] = {}
+        self.related: dict[str, tuple[list[str], list[str], bool]] = {}
+        self.pristine: dict[str, str] = {}
+        self.python = ".".join(map(str, sys.version_info[:2]))
+
+    def spend(self, work: int) -> None:
+        if self.budget is not None:
+            self.budget -= work
+            if self.budget < 0:
+                raise OverBudget
+
+    def run(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What to answer, and what the next capture must know."""
+        roots = [name for name in self.scope.names if self.is_root(name)]
+        self.spend(len(self.scope.names) // 4)
+        self.walk(roots)
+        if self.atoms:
+            names = sorted(self.atoms)
+            self.keep(names, self.pickle(names, set(), False), False)
+        seen, new_files, files_lost = files.changes(
+            self.scope.folder, self.known.files, self.scope.limit, self.spend, self.keep_file
+        )
+        known_lost = self.known.files_lost
+        gone = [path for path in self.known.files if path not in seen]
+        gone += [path for path in known_lost if path not in files_lost and path not in seen and path not in gone]
+        lost = {name: why for name, why in self.lost.items() if self.known.lost.get(name) != why}
+        answer = {
+            "groups": self.groups,
+            "modules": self.modules,
+            "given": self.given,
+            "lost": lost,
+            "gone": self.gone,
+            "files": new_files,
+            "files_gone": gone,
+            "files_lost": {path: why for path, why in files_lost.items() if known_lost.get(path) != why},
+            "python": self.python,
+            "blobs": self.blobs,
+        }
+        learnt = {
+            "saved": self.saved,
+            "lost": self.lost,
+            "modules": self.modules,
+            "given": self.given,
+            "gone": self.gone,
+            "atoms": self.atoms,
+            "related": self.related,
+            "pristine": self.pristine,
+            "files": seen,
+            "files_lost": files_lost,
+        }
+        return answer, learnt
+
+    # -- names ---------------------------------------------------------------------------------------------------------
+
+    def is_root(self, name: str) -> bool:
+        """Whether the name is to be walked from; what needs no walk is dealt with."""
+        known = self.known
+        if name not in self.scope.namespace:
+            if name in known:
+                self.gone.append(name)
+            return False
+        value = self.scope.namespace[name]
+        kind = type(value)
+        if is_bundled(value):
+            if name not in known.atoms or not same_atom(known.atoms[name], value):
+                self.atoms[name] = value
+            return False
+        if kind is types.ModuleType:
+            if sys.modules.get(value.__name__) is not value or getattr(value, "__spec__", None) is None:
+                self.lose(name, value, "a module that a cell has made")
+            else:
+                self.note(self.modules, known.modules, name, self.import_name(value))
+            return False
+        if id(value) in self.scope.given:
+            self.note(self.given, known.given, name, self.scope.given[id(value)])
+            return False
+        if name in self.scope.cursed:
+            self.lose(name, value, "its capture died")
+            return False
+        return True
+
+    def note(self, table: dict[str, str], known: dict[str, str], name: str, what: str) -> None:
+        if known.get(name) != what:
+            table[name] = what
+
+    def import_name(self, module: Any) -> str:
+        """What to import for a module: itself, and those below it that cells have imported."""
+        below = sorted(name for name in self.scope.imports if name.startswith(module.__name__ + "."))
+        return ", ".join([module.__name__, *(name for name in below if name in sys.modules)])
+
+    def lose(self, name: str, value: Any, reason: str) -> None:
+        kind = type(value)
+        if self.budget is not None and is_definition(kind, self.scope.namespace):
+            text = object.__repr__(value)  # its own may do anything
+        else:
+            text = codec.brief(value)
+        self.lost[name] = [printable(kind.__name__), printable(reason)[:REPR], text[:REPR]]
+
+    # -- groups --------------------------------------------------------------------------------------------------------
+
+    def walk(self, roots: list[str]) -> None:
+        if not roots:
+            return
+        known, scope = self.known, self.scope
+        walk = Walk(scope.definitions, scope.given, self.budget, lambda name: known.members.get(name, ()))
+        groups = walk.run(roots)
+        self.spend(int(self.budget - walk.left if self.budget is not None else 0) + walk.size // WEIGHT)
+        for names in groups:
+            numbers = [walk.number[name] for name in names]
+            flags = set().union(*(walk.flags[number] for number in numbers))
+            if "hooks" in flags and self.budget is not None:
+                raise OverBudget
+            for name, number in zip(names, numbers):
+                refs = walk.refs[number] - set(names)
+                self.related[name] = (list(refs), list(walk.uses[number]), "restless" in walk.flags[number])
+            if not self.is_same(names):
+                self.save(names, "given" in flags, "hooks" in flags)
+
+    def is_same(self, names: list[str]) -> bool:
+        """Whether these are large texts, the same objects as before, that shared nothing but themselves."""
+        known, namespace = self.known, self.scope.namespace
+        members = known.members.get(names[0], (names[0],))
+        return tuple(names) == members and all(
+            name in known.texts and known.texts[name] is namespace[name] for name in names
+        )
+
+    def save(self, names: list[str], given: bool, hooks: bool) -> None:
+        if self.working is not None and hooks:
+            self.working(names)
+        owned = [name for name in names if name in self.scope.owned]
+        if owned and all(self.scope.namespace[name] is self.scope.namespace[owned[0]] for name in names):
+            if self.unchanged(owned, names, given):
+                return
+        try:
+            blob = self.pickle(names, set(names), given)
+        except Exception as error:  # noqa: BLE001 - a name whose value cannot be saved is named, with the error
+            self.save_rest(names, given, error)
+            return
+        self.keep(names, blob, True)
+
+    def save_rest(self, names: list[str], given: bool, error: BaseException) -> None:
+        """Of names that cannot be saved together those that can be saved alone, together."""
+        rest = []
+        for name in names:
+            try:
+                if len(names) > 1:
+                    self.pickle_values([self.scope.namespace[name]], set(names), given, False)
+                    rest.append(name)
+                    continue
+            except Exception as own:  # noqa: BLE001 - as above
+                error = own
+            self.lose(name, self.scope.namespace[name], f"{type(error).__name__}: {error}")
+        if rest:
+            try:
+                blob = self.pickle(rest, set(rest), given)
+            except Exception as again:  # noqa: BLE001 - as above
+                for name in rest:
+                    self.lose(name, self.scope.namespace[name], f"{type(again).__name__}: {again}")
+                return
+            self.keep(rest, blob, True)
+
+    def unchanged(self, owned: list[str], names: list[str], given: bool) -> bool:
+        """Whether a value of the host's, under all of its names, is still as the host gave it."""
+        if owned[0] in self.known.digests:
+            return False
+        try:
+            before = self.scope.pristine.get(owned[0])
+            if before is None:
+                before = self.pickle_values([self.scope.owned[owned[0]]()], set(), given, False).digest
+                self.pristine.update(dict.fromkeys(owned, before))
+            now = self.pickle_values([self.scope.namespace[owned[0]]], set(), given, False).digest
+        except OverBudget:
+            raise
+        except Exception:  # noqa: BLE001 - what cannot be compared counts as changed, and is saved
+            return False
+        if now != before:
+            return False
+        for name in names:
+            if name not in self.scope.owned:
+                self.note(self.given, self.known.given, name, owned[0])
+        return True
+
+    def pickle(self, names: list[str], own: set[str], given: bool) -> Blob:
+        return self.pickle_values([self.scope.namespace[name] for name in names], own, given)
+
+    def pickle_values(self, values: list[Any], own: set[str], given: bool, keep: bool = True) -> Blob:
+        kind = self.savers.given if given else self.savers.plain
+        try:
+            return self.dump(values, kind, own, keep)
+        except RecursionError:
+            pass
+        except Exception as error:
+            if not isinstance(error.__cause__, RecursionError):
+                raise
+        except BaseException as error:  # SystemExit and the like, of user code
+            raise TypeError(f"{type(error).__name__} while it was pickled") from error
+        if self.budget is not None:
+            raise OverBudget
+        return with_deep_stack(lambda: self.dump(values, kind, own, keep))
+
+    def dump(self, values: list[Any], kind: Any, own: set[str], keep: bool) -> Blob:
+        blob = Blob(self.scope.spool, keep)
+        try:
+            saver = kind(blob, self.scope.definitions, own, self.scope.given)
+            saver.dump(values)
+            blob.finish(saver.code)
+        except BaseException:
+            blob.drop()
+            raise
+        return blob
+
+    # -- what is kept --------------------------------------------------------------------------------------------------
+
+    def keep(self, names: list[str], blob: Blob, group: bool) -> None:
+        """Answer with the blob, if it is not what was there before."""
+        known = self.known
+        members = tuple(names) if group and len(names) > 1 else None
+        self.saved.append((names, blob.digest, group))
+        if group and all(
+            known.digests.get(name) == blob.digest and known.members.get(name) == members for name in names
+        ):
+            blob.drop()
+            return
+        if blob.path is None and self.scope.spool is None and blob.size > TOO_LARGE:
+            self.saved.pop()
+            for name in names:
+                self.lose(name, self.scope.namespace[name], f"{blob.size:,} bytes are more than the channel can carry")
+            return
+        namespace, definitions = self.scope.namespace, self.scope.definitions
+        types = [printable(type(namespace[name]).__name__) for name in names]
+        defined = [name for name in names if name in definitions.objects]
+        self.groups.append([names, types, blob.digest, blob.size, bool(defined), blob.code, defined])
+        self.blobs[blob.digest] = blob.take()
+
+    def keep_file(self, path: str) -> tuple[str, int]:
+        blob = Blob(self.scope.spool)
+        with open(path, "rb") as file:
+            while piece := file.read(1 << 20):
+                blob.write(piece)
+        blob.finish(False)
+        if blob.path is None and blob.size > TOO_LARGE:
+            raise OSError(f"{blob.size:,} bytes are more than the channel can carry")
+        self.blobs[blob.digest] = blob.take()
+        return blob.digest, blob.size
+
+
+class Blob:
+    """Bytes on their way out: small ones in memory, others in a file of `spool`, under their digest.
+
+    keep: False where only the digest is wanted.
+    """
+
+    def __init__(self, spool: str | None, keep: bool = True) -> None:
+        import hashlib
+
+        self.hash, self.spool, self.keep = hashlib.sha256(), spool, keep
+        self.parts: list[bytes] = []
+        self.size, self.code, self.digest = 0, False, ""
+        self.path: str | None = None
+        self.file: Any = None
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        self.hash.update(data)
+        self.size += size
+        if not self.keep:
+            return size
+        if self.file is None and self.size > INLINE and self.spool is not None:
+            self.path = os.path.join(self.spool, f"writing-{os.getpid()}-{id(self)}")
+            self.file = open(self.path, "xb")  # noqa: SIM115 - closed when it is finished
+            for part in self.parts:
+                self.file.write(part)
+            self.parts = []
+        if self.file is not None:
+            self.file.write(data)
+        else:
+            self.parts.append(bytes(data))
+        return size
+
+    def finish(self, code: bool) -> None:
+        self.code, self.digest = code, self.hash.hexdigest()
+        if self.file is not None:
+            self.file.close()
+
+    def take(self) -> Any:
+        """How the answer carries it: as text, or by its file's name."""
+        if self.path is None:
+            from base64 import b64encode
+
+            return b64encode(b"".join(self.parts)).decode("ascii")
+        os.rename(self.path, os.path.join(self.spool or "", self.digest))
+        self.path = None
+        return {"file": self.digest}
+
+    def drop(self) -> None:
+        if self.file is not None:
+            self.file.close()
+        if self.path is not None:
+            os.unlink(self.path)
+            self.path = None
+
+
+def is_bundled(value: Any) -> bool:
+    """Whether the value is so simple that any number of them is saved as one."""
+    return type(value) in BUNDLED and not is_large_text(value)
+
+
+def is_large_text(value: Any) -> bool:
+    return type(value) in TEXTS and len(value) > LARGE
+
+
+def empty_answer() -> dict[str, Any]:
+    """What to answer where nothing could be found out."""
+    tables: dict[str, Any] = {name: {} for name in ("modules", "given", "lost", "files", "files_lost", "blobs")}
+    return {**tables, "groups": [], "gone": [], "files_gone": [], "python": ""}
+
+
+def same_atom(one: Any, other: Any) -> bool:
+    return one is other or (type(one) is type(other) and one == other and repr(one) == repr(other))
+
+
+def printable(text: Any) -> str:
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def with_deep_stack(work: Callable[[], Any]) -> Any:
+    """What `work` returns or raises, with room for a hundred times the usual nesting."""
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.append((work(), None))
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            outcome.append((None, error))
+
+    size, limit = threading.stack_size(DEEP), sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, 100_000))
+    try:
+        thread = threading.Thread(target=run, name="rlm-deep")
+        thread.start()
+        thread.join()
+    finally:
+        threading.stack_size(size)
+        sys.setrecursionlimit(limit)
+    value, error = outcome[0]
+    if error is not None:
+        raise error
+    return value

@@ -68,11 +68,18 @@ class Browser:
         self._pid = os.posix_spawn(self._path, command, os.environ, file_actions=places, setpgroup=0)
         for end in (commands, replies, quiet):
             os.close(end)
+        try:
+            self._attach()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _attach(self) -> None:
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network", "Audits"):
             self.send(f"{domain}.enable")
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -152,6 +159,11 @@ class Browser:
     @property
     def complaints(self) -> list[str]:
         self.send("Runtime.evaluate", expression="0")  # what was said before has arrived with the answer
+        refused = {
+            event["params"]["requestId"]
+            for event in self._events
+            if event.get("method") == "Network.loadingFailed" and event["params"].get("blockedReason") == "csp"
+        }
         found = []
         for event in self._events:
             said, method = event.get("params", {}), event.get("method")
@@ -163,11 +175,9 @@ class Browser:
                 found.append(f"{said['entry']['source']}: {said['entry']['text']}")
             elif method == "Audits.issueAdded" and said["issue"]["code"] == "ContentSecurityPolicyIssue":
                 found.append(f"policy: {said['issue']['details']}")
-            elif method == "Network.requestWillBeSent" and said["request"]["url"].partition("#")[0] not in (
-                self._page,
-                "about:blank",
-            ):
-                found.append(f"request: {said['request']['url']}")
+            elif method == "Network.requestWillBeSent" and said["requestId"] not in refused:
+                if (url := said["request"]["url"].partition("#")[0]) not in (self._page, "about:blank"):
+                    found.append(f"request: {url}")
             elif method == "Page.javascriptDialogOpening":
                 found.append(f"dialog: {said['message']}")
         return found

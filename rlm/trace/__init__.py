@@ -28,7 +28,8 @@ SIZE = 32_000_000
 OUTLINE = 20_000  # characters of a question or an answer in the outline
 
 _FOR_SCRIPTS = {ord(one): f"\\u{ord(one):04x}" for one in "<>&\u2028\u2029"}
-_ENDS = {"stopped": "stopped", "failed": "failed", "unfinished": "unfinished"}
+ENDS = frozenset({"stopped", "failed", "unfinished"})
+"""States of turns without an answer."""
 
 
 def page(records: Sequence[Recorded], *, title: str) -> str:
@@ -136,11 +137,11 @@ def _outline(items: Sequence[Mapping[str, Any]]) -> str:
     for item in items:
         if item["kind"] == "turn":
             question = item.get("question") or item.get("about") or "The task is in the input."
-            answer = item.get("answer")
-            end = [one for one in (_ENDS.get(item.get("state", "")), "dropped" if item.get("dropped") else "") if one]
-            said = answer if answer is not None else item.get("message") or item.get("partial") or ""
-            label = " ".join([f"Turn {item.get('n', '')}", *(f"({one})" for one in end)])
-            texts = f"<pre>{_head(question)}</pre><pre>{_head(said)}</pre>"
+            said = [item.get(name) for name in ("answer", "message", "partial")]
+            ends = [item["state"]] if item.get("state") in ENDS else []
+            ends += ["dropped"] if item.get("dropped") else []
+            label = " ".join([f"Turn {item.get('n', '')}", *(f"({end})" for end in ends)])
+            texts = "".join(f"<pre>{_head(text)}</pre>" for text in (question, *said) if text)
             turns.append(f"<li><strong>{html.escape(label)}</strong>{texts}</li>")
     return f'<ol class="outline">{"".join(turns)}</ol>'
 

@@ -11,7 +11,7 @@
 
   // -- the tree -----------------------------------------------------------------------------------------------------
 
-  const nodes = new Map(), drawn = new Map(), lists = new Map(), shares = new Map();
+  const nodes = new Map(), drawn = new Map(), lists = new Map(), shares = new Map(), fillers = new WeakMap();
   const order = [];
   const ROOT = { kind: "run", id: "", kids: run.items, use: run.use, s: run.s };
 
@@ -226,7 +226,7 @@
   function row(node) {
     const kind = NOTES.has(node.kind) || !title[node.kind] ? "note" : "";
     const details = el("details", `node ${node.kind} ${kind} ${node.dropped ? "dropped" : ""}`);
-    details.id = node.id;
+    details.id = `at:${node.id}`; // not the anchor itself, to which the browser would jump before there is anything
     const said = title[node.kind] ? title[node.kind](node) : [name(node.kind)];
     const link = el("a", "link", "#");
     link.href = href(node.id);
@@ -234,9 +234,15 @@
     link.tabIndex = -1;
     details.append(el("summary", "", el("span", "what", ...said, link), ...figures(node)));
     if (!body[node.kind]) details.classList.add("leaf");
-    details.addEventListener("toggle", () => details.open && fill(node));
+    filled(details, () => fill(node));
     drawn.set(node, details);
     return details;
+  }
+
+  // What a row holds is made when it is opened, whoever opens it.
+  function filled(details, fill) {
+    fillers.set(details, fill);
+    details.addEventListener("toggle", () => details.open && fill());
   }
 
   function fill(node) {
@@ -361,7 +367,7 @@
 
   function fold(label, make) {
     const details = el("details", "fold", el("summary", "", label));
-    details.addEventListener("toggle", () => details.open && details.children.length === 1 && details.append(make()));
+    filled(details, () => details.children.length === 1 && details.append(make()));
     return details;
   }
 
@@ -610,7 +616,11 @@
     else if (event.key === "ArrowUp") to = move(-1);
     else if (event.key === "Home") to = rows()[0];
     else if (event.key === "End") to = rows().at(-1);
-    else if (event.key === "ArrowRight") details.open ? (to = move(1)) : (details.open = true);
+    else if (event.key === "ArrowRight") {
+      if (details.open) to = move(1);
+      else fillers.get(details)?.();
+      details.open = true;
+    }
     else if (event.key === "ArrowLeft") {
       if (details.open && !details.classList.contains("leaf")) details.open = false;
       else to = details.parentElement.closest("details")?.firstElementChild;

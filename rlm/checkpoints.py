@@ -20,13 +20,14 @@ from rlm.engine.journal import Journal, Record
 from rlm.environments.kernel import WorkerGone
 from rlm.environments.payload import Payload
 from rlm.errors import BlobError, LossError, ProtocolError
-from rlm.folds import may_run_again, note_of_restore, root_of
+from rlm.folds import Heap, may_run_again, note_of_restore, root_of
 from rlm.ports import Answer, Host, Store
 from rlm.recording import Log
 from rlm.types import Checkpointed, HeapImage, Lost, Ran, REPLResult, Restored
 
 if TYPE_CHECKING:
-    from rlm.environments.kernel import Capture, Kernel
+    from rlm.environments.images import Capture
+    from rlm.environments.kernel import Kernel
 
 log = logging.getLogger("rlm")
 
@@ -34,6 +35,8 @@ LARGE = 0.05  # seconds that a capture takes from which on it has to leave room 
 SHARE = 3  # such a capture waits until this many times its duration has passed: it takes a quarter of the time at most
 WHOLE = 20  # every so many captures look at all names, whatever the cells' code says
 PATIENCE = 0.2  # seconds that an answer waits for the checkpoint of its last cell
+THIN_AFTER = 4 << 20  # bytes of checkpoints after which those of the past are looked at
+KEEP = 64 << 20  # bytes of the past that are always kept; above it no more than the session needs now
 AT_THE_END = 60.0  # seconds that close() waits for it
 
 
@@ -82,6 +85,7 @@ class Keeper:
         self._task: asyncio.Task[None] | None = None
         self._dirty = False
         self._captures = 0
+        self._written = 0
         self._urgent = asyncio.Event()
         self._deadly: set[str] = set()
         self._accepted: set[str] = set()
@@ -123,6 +127,8 @@ class Keeper:
             while self._dirty:
                 self._dirty = False
                 seconds = await self._capture()
+                if self._written > THIN_AFTER and not self._dirty:
+                    await self.thin()
                 if seconds > LARGE and self._dirty:
                     with contextlib.suppress(TimeoutError):
                         self._urgent.clear()
@@ -149,7 +155,31 @@ class Keeper:
             for content in capture.blobs.values():
                 if isinstance(content, Path):
                     content.unlink(missing_ok=True)
+            self._written += sum(group.size for group in change.groups)
         return self._clock() - began
+
+    async def thin(self) -> int:
+        """Let go of checkpoints of the past, those of the oldest turns first, where they outweigh the present.
+
+        What a turn's end then needs and the store no longer has is made again by running its cells, should anybody go
+        back there. Returns the bytes that the store may free.
+        """
+        lease, past = self._log.lease, self._log.past
+        if lease is None or not self._written or self._log.failed:
+            return 0
+        self._written = 0
+        await self._log.settled()
+        kept = dict(past.blobs())
+        room, dropped = max(KEEP, sum(kept.values())), 0
+        for turn in reversed(past.ends):
+            more = {digest: size for digest, size in past.held[turn].items() if digest not in kept}
+            room -= sum(more.values())
+            if room < 0:
+                dropped += sum(more.values())
+            else:
+                kept |= more
+        await lease.hold(list(kept))
+        return dropped
 
     async def _until_recorded(self, cells: int) -> None:
         """The last cell has ended, and is on record in a moment: a checkpoint must not come before it."""
@@ -164,11 +194,12 @@ class Keeper:
         Raises `WorkerGone` where that ended the worker: the next attempt leaves out what did it.
         """
         past = self._log.past
-        heap, cells = past.heap, past.cells
-        if not cells and not heap.types and not self.inputs_lost:
+        cells = past.cells
+        if not cells and not past.heap.types and not self.inputs_lost:
             return ""
+        heap, contents = await self._base()
         image = heap.image()
-        lost = dict(await kernel.restore(image, await self._contents(image))) if heap.cells else {}
+        lost = dict(await kernel.restore(image, contents)) if heap.cells else {}
         again, diverged, skipped = await self._run_again(kernel, cells, heap.cells)
         names = await kernel.refresh()
         gone = {**image.lost, **image.files_lost, **lost, **self.inputs_lost}
@@ -187,6 +218,26 @@ class Keeper:
             told = "; ".join(f"{name}: {why.type}, {why.reason}" for name, why in new.items())
             raise LossError(f"strict=True, and not everything could be brought back: {told}", new)
         self._accepted |= set(lost)
+
+    async def _base(self) -> tuple[Heap, Mapping[str, bytes | Path]]:
+        """The last checkpoint that the store has as a whole, and its blobs; if it has none, what there is of the last.
+
+        An older one is as good where the cells after it may be run again.
+        """
+        past = self._log.past
+        last = past.heap, await self._contents(past.heap.image())
+        if self._store is None or not self._rerun or set(past.heap.blobs()) <= set(last[1]):
+            return last
+        checkpoints = [event for event in past.path() if isinstance(event, Checkpointed)]
+        for count in reversed(range(len(checkpoints))):
+            heap = Heap()
+            for event in checkpoints[:count]:
+                heap.apply(event)
+            contents = await self._contents(heap.image())
+            after = past.cells[heap.cells :]
+            if set(heap.blobs()) <= set(contents) and all(map(may_run_again, after)):
+                return heap, contents
+        return last
 
     async def _contents(self, image: HeapImage) -> dict[str, bytes | Path]:
         """The blobs of an image; those that are missing are left out, and what was in them is lost."""

@@ -7,6 +7,7 @@ path counts only where money is concerned.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -83,6 +84,7 @@ class Heap:
         self.files: dict[str, SavedFile] = {}
         self.files_lost: dict[str, Lost] = {}
         self._saved: dict[str, Saved] = {}
+        self._needed: Counter[tuple[str, int]] = Counter()
 
     def apply(self, event: Checkpointed) -> None:
         """Take a checkpoint in."""
@@ -96,14 +98,21 @@ class Heap:
             for name in filter(None, group.names):
                 self._forget(name)
                 self._saved[name] = group
+                self._needed[group.digest, group.size] += 1
         self.modules.update(change.modules)
         self.given.update(change.given)
         self.lost.update(change.lost)
         self._apply_files(change)
 
     def _forget(self, name: str) -> None:
-        for known in (self._saved, self.modules, self.given, self.lost):
+        for known in (self.modules, self.given, self.lost):
             known.pop(name, None)
+        group = self._saved.pop(name, None)
+        if group is not None:
+            blob = group.digest, group.size
+            self._needed[blob] -= 1
+            if not self._needed[blob]:
+                del self._needed[blob]
 
     def _apply_files(self, change: HeapChange) -> None:
         for path in (*change.files_gone, *change.files, *change.files_lost):
@@ -142,8 +151,8 @@ class Heap:
 
     def blobs(self) -> Mapping[str, int]:
         """Digest -> bytes of every blob that it needs."""
-        sizes = {group.digest: group.size for group in self._saved.values()}
-        return sizes | {file.digest: file.size for file in self.files.values() if file.link is None}
+        files = {file.digest: file.size for file in self.files.values() if file.link is None}
+        return dict(self._needed.keys()) | files
 
 
 @dataclass(slots=True)
@@ -263,6 +272,7 @@ class Past:
 
     number: of the next event. turns_begun, cells_begun: how many turns, and cells of the user's own, have numbers,
     those beside the path included. usage: everything that was ever paid. seconds: that turns took, by their answers.
+    held: turn -> the blobs, with their sizes, that the session needed at its end.
     """
 
     def __init__(self, records: Iterable[Recorded] = ()) -> None:
@@ -273,6 +283,7 @@ class Past:
         self.usage_of_turns: dict[int, UsageSummary] = {}
         self.seconds = 0.0
         self.restored: Restored | None = None
+        self.held: dict[int, Mapping[str, int]] = {}
         self._state = _State()
         self._head: _Node | None = None
         self._ends: dict[int | None, _Node | None] = {None: None}
@@ -324,9 +335,11 @@ class Past:
         number = turn_number(event.at)
         if isinstance(event, (Answered, Stopped, Failed)) and "/" not in event.at and number is not None:
             self._at_rest = number
-            self._ends[number] = self._head
+            self._ends[number], self.held[number] = self._head, self.blobs()
         elif isinstance(event, (Checkpointed, Restored)) and self._at_rest in self._ends:
             self._ends[self._at_rest] = self._head
+            if self._at_rest is not None:
+                self.held[self._at_rest] = self.blobs()
         elif isinstance(event, Opened) or (event.kind == "forked" and self._at_rest is None):
             self._ends[None] = self._head
         else:

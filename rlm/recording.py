@@ -46,6 +46,11 @@ class Log:
     def durable(self) -> bool:
         return self.lease is not None
 
+    @property
+    def failed(self) -> bool:
+        """Whether the store refused something, so that the log is behind what happened."""
+        return self._failed is not None
+
     def add(self, event: Event, blobs: Mapping[str, Content | None] | None = None) -> asyncio.Task[None] | None:
         """Record an event, with what it refers to. It is durable once `settled` has returned, or the task is done that
         this returns for a log in a store."""

@@ -201,11 +201,13 @@ class RLM(Closing):
     def _unnamed(self, limits: Limits | None = None) -> Session:
         """The one session that has no name and lives in memory; all completions of a persistent RLM are turns of it."""
         require_persistence(self._environment, environment_class(self._environment))
-        session = self._in_memory
-        if session is None or session.closed:
-            session = self._in_memory = Session(self._setup, UNNAMED, limits=limits, listening=self._listening)
-        elif limits is not None:
-            raise _is_open(UNNAMED)
+        known = self._in_memory
+        if known is not None and not known.closed:
+            if limits is not None:
+                raise _is_open(UNNAMED)
+            return known
+        session = Session(self._setup, UNNAMED, limits=limits, listening=self._listening)
+        self._in_memory = session
         return session
 
     async def _done_with(self, session: Session) -> None:
@@ -240,8 +242,10 @@ class RLM(Closing):
 
         Raises `SessionBusyError`, `StoreError`, and `ConfigurationError` where the environment does not persist.
         """
-        open_already = self._open_one(name, limits)
-        return open_already or portal().run(self._open_session(name or "", limits, wait, strict, rerun))
+        session = self._open_one(name, limits)
+        if session is None:
+            session = portal().run(self._open_session(name or "", limits, wait, strict, rerun))
+        return session
 
     async def asession(
         self,
@@ -253,8 +257,10 @@ class RLM(Closing):
         rerun: bool = True,
     ) -> Session:
         """The async form of `session`."""
-        open_already = self._open_one(name, limits)
-        return open_already or await portal().hop(self._open_session(name or "", limits, wait, strict, rerun))
+        session = self._open_one(name, limits)
+        if session is None:
+            session = await portal().hop(self._open_session(name or "", limits, wait, strict, rerun))
+        return session
 
     async def _open_session(
         self, name: str, limits: Limits | None, wait: float | None, strict: bool, rerun: bool

@@ -42,6 +42,7 @@ from rlm.listeners import Listening
 from rlm.portal import Closing, aiterate, blocking, hopping, in_thread, iterate, portal
 from rlm.ports import Lease, Store
 from rlm.recording import Log
+from rlm.replay import Replay, replay
 from rlm.tools import check_name
 from rlm.types import (
     Answered,
@@ -765,6 +766,12 @@ class Session(Closing):
                 await lease.release()
                 raise
 
+    async def _replay(self) -> Replay:
+        """Whether this version would send to the model what was sent then; asks and runs nothing (`rlm.replay`)."""
+        async with self._alone("replay()"):
+            records = [Recorded(number, 0.0, event) for number, event in enumerate(self._log.events)]
+            return await replay(self._setup, records)
+
     def _require_turn(self, turn: int | None) -> None:
         if turn is not None and turn not in self._past.ends:
             known = ", ".join(map(str, self._past.ends)) or "none yet"
@@ -774,6 +781,7 @@ class Session(Closing):
     discard, adiscard = blocking(_discard), hopping(_discard)
     rewind, arewind = blocking(_rewind), hopping(_rewind)
     fork, afork = blocking(_fork), hopping(_fork)
+    replay, areplay = blocking(_replay), hopping(_replay)
 
     async def _awake(self) -> None:
         """Have the namespace as the log says it was: inputs and histories, the heap, and what ran since."""
@@ -927,6 +935,8 @@ class Session(Closing):
             if self._keeper is not None:
                 await self._keeper.settled()
                 await self._keeper.stop()
+                if await self._keeper.thin() and self._stored is not None:
+                    await self._stored.store.collect()
         finally:
             try:
                 await self._namespace.close()

@@ -30,7 +30,7 @@ from rlm.ports import Answer, CallFailed, Transport
 from rlm.types import CallRecord, CellError, REPLResult, Tool
 
 if TYPE_CHECKING:
-    from rlm.environments.kernel import Capture
+    from rlm.environments.images import Capture
 
 Connect = Callable[[Path], Transport]
 """Makes the transport to a new worker, whose files live in the given folder."""

@@ -24,7 +24,7 @@ VALUES = {"types", "errors", "ports", "version"}
 CAPABILITY = VALUES | {"portal", "config"}
 RECORD = VALUES | {"log", "folds", "recording"}
 ASSEMBLY = CAPABILITY | RECORD
-ASSEMBLY |= {"engine", "environments", "models", "stores", "inputs", "outputs", "listeners", "tools", "checkpoints"}
+ASSEMBLY |= {"engine", "environments", "models", "stores", "inputs", "outputs", "listeners", "tools", "checkpoints", "replay"}
 
 # A module or folder of rlm/, and which others it may import. Its own folder is always open to it.
 MAY_IMPORT: Mapping[str, set[str]] = {
@@ -45,6 +45,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "folds": VALUES | {"log", "engine"},
     "recording": VALUES | {"folds"},
     "stores": CAPABILITY | {"log"},
+    "replay": RECORD | {"engine"},
     "checkpoints": CAPABILITY | RECORD | {"engine", "environments"},
     "transfer": CAPABILITY | RECORD | {"stores"},
     "notebook": RECORD,

@@ -1,0 +1,483 @@
+"""Named sessions outlive everything: close, the end of the process, a killed worker, a turn that was cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlm import RLM, Limits, LossError, ScriptedModel, SessionBusyError, UnfinishedTurnError, tool
+from rlm.errors import ConfigurationError, SessionError, SessionExistsError
+from rlm.session import Session
+from rlm.types import Messages, Ran, Restored
+from tests.turns import by_task, cell, opening, submission, submit, task
+
+ROOT = Path(__file__).parents[2]
+
+
+def until(condition: Callable[[], object]) -> None:
+    while not condition():
+        time.sleep(0.002)
+
+
+def worker_of(session: Session) -> int:
+    return int(session.run("import os; print(os.getpid())").stdout)
+
+
+def reopened(model: ScriptedModel, work: Callable[[Session], Any], name: str = "s", **given: Any) -> Any:
+    """What `work` makes of the session, opened by an RLM of its own and closed again."""
+    with RLM(model, **given) as rlm, rlm.session(name) as session:
+        return work(session)
+
+
+def killed(script: str, *, expect: int = -signal.SIGKILL, **env: str) -> str:
+    """Run a program that ends itself by SIGKILL; returns what it printed."""
+    prelude = """
+        import os, signal, sys, threading, time
+        from rlm import *
+        from rlm.types import *
+        from tests.turns import *
+        def die(*_): os.kill(os.getpid(), signal.SIGKILL)
+    """
+    code = textwrap.dedent(prelude) + textwrap.dedent(script)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == expect, done.stderr
+    return done.stdout
+
+
+# -- what is there again -------------------------------------------------------------------------------------------
+
+
+def test_a_session_is_as_it_was_when_it_is_opened_again() -> None:
+    model = by_task(
+        {
+            "One?": cell("rows = [context, 2]; alias = rows\ndef f(): return rows", submission("'one'")),
+            "Two?": cell("rows.append(context_1)", submission("f()[-1]")),
+            "Three?": submit("f'{alias is rows} {f() is rows} {rows} {len(history_1)} {history[-1][\"content\"]}'"),
+        }
+    )
+    with RLM(model) as rlm, rlm.session("s") as session:
+        session.completion("first input", "One?")
+        session.completion(["second"], "Two?")
+        histories = [session.get("history_0"), session.get("history_1")]
+    with RLM(model) as rlm, rlm.session("s") as session:
+        assert (session.turns, session.unfinished, session.usage().total_calls) == (2, None, 2)
+        names = session.variables()
+        assert (names["rows"], names["f"], names["context_1"], names["history_1"]) == (
+            "list",
+            "function",
+            "list",
+            "list",
+        )
+        answer = session.ask("Three?").response
+        assert answer == "True True ['first input', 2, ['second']] 4 one"
+        assert isinstance(session.restored, Restored)
+        assert (session.restored.cells, session.restored.rerun, session.restored.lost) == (2, 0, {})
+        assert [session.get("history_0"), session.get("history_1")] == histories
+    assert "0. One? → one" in opening(model.requests[-1])
+
+
+def test_opening_starts_no_worker_and_asks_nothing() -> None:
+    reopened(by_task({"?": submit("1")}), lambda session: session.ask("?"))
+    with RLM(ScriptedModel([])) as rlm, rlm.session("s") as session:
+        assert (session.turns, session.log[0].kind, session.variables()["history"]) == (1, "opened", "list")
+        assert "restored" not in [event.kind for event in session.log]
+
+
+def test_a_session_that_was_only_opened_leaves_nothing() -> None:
+    with RLM(ScriptedModel([])) as rlm:
+        rlm.session("s").close()
+        rlm.session("t").close()
+    with RLM(ScriptedModel([])) as rlm, rlm.session("s") as session:
+        assert session.log == ()
+
+
+def test_a_recorded_answer_is_free_in_every_later_process() -> None:
+    model = ScriptedModel([submit("[1, 2]")])
+    first = reopened(model, lambda s: s.completion({"b": {2, "x"}}, "What?", key="k", output_type=list[int]))
+    again = reopened(
+        ScriptedModel([]), lambda s: s.completion({"b": {"x", 2}}, "What?", key="k", output_type=list[int])
+    )
+    assert (again.response, again.output, again.cost, again.turn) == (first.response, [1, 2], first.cost, 0)
+    with pytest.raises(Exception, match="has no reply"):
+        reopened(ScriptedModel([]), lambda s: s.completion({"b": {3}}, "What?", key="k", output_type=list[int]))
+
+
+def test_limits_of_a_life_count_what_earlier_processes_spent() -> None:
+    with RLM(by_task({"?": submit("1")})) as rlm, rlm.session("s", limits=Limits(calls=2)) as session:
+        session.ask("?")
+    with RLM(by_task({"?": submit("1")})) as rlm, rlm.session("s", limits=Limits(calls=2)) as session:
+        session.ask("?")
+        with pytest.raises(Exception, match=r"Limits\(calls=2\)"):
+            session.ask("?")
+
+
+def test_an_input_that_a_failed_turn_left_is_not_brought_in_twice() -> None:
+    model = by_task({"?": submit("sorted(context)")})
+    with pytest.raises(Exception, match="has no reply"):
+        reopened(ScriptedModel([]), lambda s: s.completion(["b", "a"], "?"))
+    assert reopened(model, lambda s: (s.completion(["b", "a"], "?").response, sorted(s.variables())))[1][:2] == [
+        "context",
+        "context_0",
+    ]
+    assert "context_1" not in reopened(model, lambda s: s.variables())
+
+
+def test_what_the_user_did_in_an_earlier_process_is_told_to_the_model() -> None:
+    def prepare(session: Session) -> None:
+        session.add_context("the text", name="doc")
+        session.run("n = len(doc)")
+
+    reopened(ScriptedModel([]), prepare)
+    model = by_task({"?": submit("n")})
+    assert reopened(model, lambda session: session.ask("?").response) == "8"
+    said = opening(model.requests[0])
+    assert "the user added `context_0` (also `doc`): str, 8 long" in said
+    assert "the user ran a cell: `n = len(doc)`" in said
+
+
+# -- cut off -------------------------------------------------------------------------------------------------------
+
+CRASH = """
+    def reply(messages):
+        if messages[0]["role"] == "user":
+            return "sub"
+        replies = [cell("x = [1]; a = llm_query('a')"), cell("b = llm_query('b'); maybe_die(); c = llm_query('c')")]
+        said = sum(message["role"] == "assistant" for message in messages)
+        return [*replies, submit("[a, b, c, x]")][said]
+
+    model = ScriptedModel(reply)
+    rlm = RLM(model, tools={"maybe_die": MAYBE})
+    session = rlm.session("s")
+    if session.unfinished is None:
+        session.completion("input", "What?", key="k")
+    else:
+        again = {"resume": session.resume, "key": lambda: session.completion("input", "What?", key="k")}[HOW]()
+        print(again.response, len(model.requests), session.usage().total_calls)
+    rlm.close()
+"""
+
+
+@pytest.mark.parametrize("how", ["resume", "key"])
+def test_a_turn_that_was_cut_off_goes_on_and_pays_nothing_twice(how: str) -> None:
+    killed("MAYBE = die\nHOW = None\n" + textwrap.dedent(CRASH))
+    said = killed(f"MAYBE = lambda: None\nHOW = {how!r}\n" + textwrap.dedent(CRASH), expect=0)
+    assert said == '["sub", "sub", "sub", [1]] 2 6\n'  # the third sub-call and the last reply; six in all
+
+
+def test_an_unfinished_turn_has_to_be_ended_first() -> None:
+    killed("MAYBE = die\nHOW = None\n" + textwrap.dedent(CRASH))
+    model = by_task({"New?": submit("x")})
+    with RLM(model) as rlm, rlm.session("s") as session:
+        assert session.unfinished is not None
+        assert (session.unfinished.question, session.unfinished.key) == ("What?", "k")
+        assert (session.unfinished.iterations, session.unfinished.cells) == (2, 1)
+        with pytest.raises(UnfinishedTurnError, match=r"turn 0 of session 's' was cut off: resume\(\)"):
+            session.ask("New?")
+        session.discard()
+        assert session.unfinished is None
+        assert session.ask("New?").response == "[1]"
+    assert "the turn was discarded after its process ended" in opening(model.requests[0])
+
+
+def test_nothing_unfinished_is_nothing_to_resume() -> None:
+    with RLM(ScriptedModel([])) as rlm, rlm.session("s") as session:
+        session.discard()
+        with pytest.raises(SessionError, match="no unfinished turn"):
+            session.resume()
+
+
+def test_a_cell_that_was_cut_off_may_be_reported_in_place_of_being_run_again() -> None:
+    killed("MAYBE = die\nHOW = None\n" + textwrap.dedent(CRASH))
+
+    def reply(messages: Messages) -> str:
+        return submit("str(x)")
+
+    model = ScriptedModel(reply)
+    with RLM(model, tools={"maybe_die": lambda: None}) as rlm, rlm.session("s", rerun=False) as session:
+        assert session.resume().response == "[1]"
+        [cut] = [event for event in session.log if isinstance(event, Ran) and event.result.error]
+        assert cut.result.error is not None
+        assert cut.result.error.type == "Interrupted"
+    assert "it was not run again" in model.requests[0][-1]["content"]
+
+
+def test_a_tool_that_must_not_be_called_twice_is_not() -> None:
+    script = """
+        @tool(retry="never")
+        def pay(): open("{log}", "a").write("paid;"); die()
+        model = ScriptedModel([cell("try: pay()\\nexcept Exception as error: said = str(error)"), submit("said")])
+        RLM(model, tools=[pay]).session("s").ask("?")
+    """
+    log = Path(os.environ["RLM_STORE"]).with_suffix(".log")
+    killed(script.replace("{log}", str(log)))
+
+    @tool(retry="never")
+    def pay() -> None:
+        log.write_text("again")
+
+    with RLM(ScriptedModel([submit("said")]), tools=[pay]) as rlm, rlm.session("s") as session:
+        assert "pay() was under way when the process ended" in session.resume().response
+    assert log.read_text() == "paid;"
+
+
+def test_cells_with_threads_time_and_random_do_not_strand_a_session() -> None:
+    script = """
+        import concurrent.futures
+        code = '''
+        import concurrent.futures, random, time
+        def one(n):
+            time.sleep(random.random() / 100)
+            return llm_query(f"piece {n}")
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(one, random.sample(range(8), 8)))
+        stamp = llm_query(f"at {time.time()}")
+        maybe_die()
+        '''
+        def reply(messages):
+            if messages[0]["role"] == "user":
+                return messages[0]["content"]
+            said = sum(message["role"] == "assistant" for message in messages)
+            return [cell(code), submit("sorted(found)")][said]
+        model = ScriptedModel(reply)
+        rlm = RLM(model, tools={"maybe_die": MAYBE})
+        session = rlm.session("s")
+        if session.unfinished:
+            print(session.resume().response, len(model.requests))
+        else:
+            session.ask("?")
+        rlm.close()
+    """
+    killed("MAYBE = die\n" + textwrap.dedent(script))
+    said = killed("MAYBE = lambda: None\n" + textwrap.dedent(script), expect=0)
+    pieces = ", ".join(f'"piece {n}"' for n in range(8))
+    assert said == f"[{pieces}] 2\n"  # only what had the time in it was asked anew, and the last reply
+
+
+def test_a_turn_whose_input_had_not_arrived_can_only_be_discarded() -> None:
+    class Slow(list[int]):
+        def __reduce__(self) -> Any:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    script = """
+        class Slow(list):
+            def __reduce__(self):
+                time.sleep(0.2)  # until it is on record that the turn began
+                die()
+        RLM(ScriptedModel([])).session("s").completion(Slow(), "?")
+    """
+    killed(script)
+    with RLM(ScriptedModel([])) as rlm, rlm.session("s") as session:
+        assert session.unfinished is not None
+        assert session.unfinished.lacks_input
+        with pytest.raises(SessionError, match="before its input had arrived"):
+            session.resume()
+        session.discard()
+
+
+def test_a_typed_turn_is_resumed_with_its_type() -> None:
+    killed("""
+        model = ScriptedModel([cell("die()")])
+        RLM(model, tools={"die": die}).session("s").ask("?", output_type=list[int])
+    """)
+    with RLM(ScriptedModel([submit("[1]")]), tools={"die": lambda: None}) as rlm, rlm.session("s") as session:
+        assert session.unfinished is not None
+        assert session.unfinished.typed
+        with pytest.raises(ConfigurationError, match="output_type"):
+            session.resume()
+        assert session.resume(output_type=list[int]).output == [1]
+
+
+# -- workers that end ----------------------------------------------------------------------------------------------
+
+
+def test_a_killed_cell_leaves_the_namespace_as_it_was_before_it() -> None:
+    model = ScriptedModel(
+        [
+            cell("rows = [1]; alias = rows; g = (n for n in rows)", submission("'kept'")),
+            cell("rows.append(2)\nimport os, signal\nos.kill(os.getpid(), signal.SIGKILL)"),
+            submit("f'{rows} {alias is rows}'"),
+        ]
+    )
+    with RLM(model) as rlm, rlm.session("s") as session:
+        session.ask("Keep?")
+        assert session.ask("Die?").response == "[1] True"
+    said = model.requests[2][-1]["content"]
+    assert "The namespace is as it was before this cell." in said
+    assert "g (generator: " in said
+
+
+def test_a_session_in_memory_gets_its_namespace_back_too() -> None:
+    model = ScriptedModel(
+        [cell("x = [llm_query('q')]"), "sub", cell("import os; os._exit(1)"), submit("x"), submit("'next'")]
+    )
+    with RLM(model, persistent=True) as rlm:
+        assert rlm.completion("a", "?").response == '["sub"]'
+        assert len(model.requests) == 4  # the sub-call's answer came from the record
+
+
+def test_losses_are_named_and_strict_refuses_them() -> None:
+    model = ScriptedModel([cell("g = (n for n in [1]); kept = 1", submission("'a'")), submit("kept")])
+    reopened(model, lambda session: session.ask("?"))
+    with RLM(ScriptedModel([])) as rlm, rlm.session("s", strict=True) as session:
+        with pytest.raises(LossError, match="g: generator") as caught:
+            session.ask("?")
+        assert caught.value.lost["g"].type == "generator"
+    with RLM(model) as rlm, rlm.session("s") as session:
+        assert session.ask("?").response == "1"
+        assert session.restored is not None
+        assert list(session.restored.lost) == ["g"]
+    assert "could not be brought back: g (generator: " in opening(model.requests[-1])
+
+
+def test_an_idle_worker_is_released_and_the_next_turn_brings_it_back() -> None:
+    model = by_task({"One?": cell("x = [1]; y = x", submission("'a'")), "Two?": submit("x is y")})
+    with RLM(model, idle=0.05) as rlm, rlm.session("s") as session:
+        session.ask("One?")
+        pid = worker_of(session)
+        until(lambda: not Path(f"/proc/{pid}").exists())
+        assert session.ask("Two?").response == "True"
+        assert "restored" not in opening(model.requests[-1])
+
+
+# -- one writer ----------------------------------------------------------------------------------------------------
+
+
+def test_another_process_cannot_open_a_session_that_is_open() -> None:
+    script = """
+        try: RLM(ScriptedModel([])).session("s")
+        except SessionBusyError as error: print(error.pid, str(os.getppid()) in str(error))
+    """
+    with RLM(ScriptedModel([])) as rlm, rlm.session("s") as session:
+        session.run("x = 1")
+        assert killed(script, expect=0) == f"{os.getpid()} True\n"
+
+
+def test_two_rlms_of_one_process_do_not_write_to_one_session() -> None:
+    with RLM(ScriptedModel([])) as one, RLM(ScriptedModel([])) as other:
+        session = one.session("s")
+        with pytest.raises(SessionBusyError):
+            other.session("s")
+        session.close()
+        assert other.session("s").log == ()
+
+
+def test_a_session_can_be_waited_for() -> None:
+    async def go() -> str:
+        async with RLM(ScriptedModel([])) as one, RLM(ScriptedModel([])) as other:
+            session = await one.asession("s")
+            waiting = asyncio.create_task(other.asession("s", wait=30))
+            await asyncio.sleep(0.05)
+            assert not waiting.done()
+            await session.aclose()
+            return (await waiting).name
+
+    assert asyncio.run(go()) == "s"
+
+
+# -- back, and aside -----------------------------------------------------------------------------------------------
+
+
+def three_turns(extra: Sequence[str] = ()) -> ScriptedModel:
+    replies = {
+        "One?": cell("rows = ['one']; alias = rows", submission("'1'")),
+        "Two?": cell("rows.append('two')", submission("'2'")),
+        "Three?": cell("rows.append('three'); del alias", submission("'3'")),
+        "Now?": submit('f\'{rows} {"alias" in globals()} {len(history_1) if "history_1" in globals() else 0}\''),
+    }
+    return ScriptedModel(lambda messages: replies[task(messages)])
+
+
+def test_rewinding_moves_heap_inputs_and_conversation_and_can_be_undone() -> None:
+    model = three_turns()
+    with RLM(model) as rlm, rlm.session("s") as session:
+        one = session.completion("first", "One?")
+        session.completion("second", "Two?")
+        three = session.ask("Three?")
+        session.rewind(after=one.turn)
+        assert "context_1" not in session.variables()
+        assert session.ask("Now?").response == "['one'] True 0"
+        assert "Two?" not in opening(model.requests[-1])
+        session.rewind(after=three.turn)
+        assert session.ask("Now?").response == "['one', 'two', 'three'] False 4"
+        assert "Two?" in opening(model.requests[-1])
+        assert session.usage().total_calls == 5
+        session.rewind()
+        assert session.variables() == {}
+        with pytest.raises(KeyError, match="no ended turn 99; there are: 0, 1, 2, 3, 4"):
+            session.rewind(after=99)
+    with RLM(model) as rlm, rlm.session("s") as session:
+        session.rewind(after=one.turn)
+        assert session.ask("Now?").response == "['one'] True 0"
+
+
+def test_a_fork_is_a_session_of_its_own_with_the_same_heap() -> None:
+    model = three_turns()
+    with RLM(model) as rlm, rlm.session("s") as session:
+        one = session.completion("first", "One?")
+        session.ask("Two?")
+        fork = session.fork("what-if", after=one.turn)
+        assert fork.ask("Now?").response == "['one'] True 0"
+        fork.run("rows.clear()")
+        assert session.ask("Now?").response == "['one', 'two'] True 4"
+        with pytest.raises(SessionExistsError, match="'what-if' exists"):
+            session.fork("what-if")
+        now = session.fork("now")
+        assert now.get("rows") == ["one", "two"]
+        assert now.get("context") == "first"
+    with RLM(model) as rlm, rlm.session("what-if") as fork:
+        assert fork.get("rows") == []
+
+
+def test_a_session_in_memory_has_no_forks() -> None:
+    with RLM(three_turns()) as rlm, rlm.session() as session:
+        session.ask("One?")
+        with pytest.raises(SessionError, match="lives in memory"):
+            session.fork("f")
+
+
+# -- replay --------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_replays_without_a_model_and_a_changed_prompt_is_found() -> None:
+    def reply(messages: Messages) -> str:
+        if messages[0]["role"] == "user":
+            return "sub"
+        said = sum(message["role"] == "assistant" for message in messages)
+        return [cell("x = llm_query('q')\nprint(x)"), cell("1/0"), "No code here.", submit("x")][min(said, 3)]
+
+    with RLM(ScriptedModel(reply), limits=Limits(depth=2)) as rlm, rlm.session("s") as session:
+        session.completion("text", "What?")
+        session.run("y = 1")
+        session.ask("And?")
+        replayed = session.replay()
+        assert (replayed.turns, replayed.requests, replayed.difference) == (2, 8, None)
+    with RLM(ScriptedModel([]), limits=Limits(depth=2), system_prompt="Another.") as rlm, rlm.session("s") as session:
+        difference = session.replay().difference
+        assert difference is not None
+        assert (difference.at, difference.message) == ("t0/a0", 0)
+        assert "now 'system: Another." in str(difference)
+
+
+def test_children_replay_too() -> None:
+    def reply(messages: Messages) -> str:
+        if "summarise" in messages[1]["content"]:
+            said = sum(message["role"] == "assistant" for message in messages)
+            return [cell("print(context)"), submit("'child'")][said]
+        return cell("x = rlm_query('summarise this')", submission("x"))
+
+    with RLM(ScriptedModel(reply), limits=Limits(depth=2)) as rlm, rlm.session("s") as session:
+        assert session.ask("?").response == "child"
+        replayed = session.replay()
+        assert (replayed.requests, replayed.difference) == (3, None)

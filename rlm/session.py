@@ -756,10 +756,13 @@ class Session(Closing):
             events = self._past.path() if after is None else self._past.path_to(after)
             now = time.time()
             records = [Recorded(n, now, event) for n, event in enumerate([*events, Forked("", self.name, after)])]
+            taken = SessionExistsError(f"session {name!r} exists: fork into another name, or delete it first")
+            if any(one.name == name and one.events for one in await stored.store.list()):
+                raise taken
             lease = await stored.store.lease(name)
             try:
                 if await stored.store.read(name):
-                    raise SessionExistsError(f"session {name!r} exists: fork into another name, or delete it first")
+                    raise taken
                 await lease.append(records, dict.fromkeys(Past(records).blobs()))
                 return stored.sibling(name, lease, records)
             except BaseException:

@@ -83,7 +83,7 @@ def test_a_session_is_as_it_was_when_it_is_opened_again() -> None:
         answer = session.ask("Three?").response
         assert answer == "True True ['first input', 2, ['second']] 4 one"
         assert isinstance(session.restored, Restored)
-        assert (session.restored.cells, session.restored.rerun, session.restored.lost) == (2, 0, {})
+        assert (session.restored.cells, session.restored.rerun, session.restored.lost) == (4, 0, {})
         assert [session.get("history_0"), session.get("history_1")] == histories
     assert "0. One? → one" in opening(model.requests[-1])
 

@@ -111,7 +111,6 @@ def every_kind() -> list[Event]:
     failed = REPLResult(stderr="Traceback …\nKeyError: 'x'", error=CellError("KeyError", "Traceback …\nKeyError: 'x'"))
     return [
         Opened("", "audit", "m:big", "local", "0.1.0"),
-        Forked("", "acme", 4),
         ContextAdded("context_0", 0, "str", 12_345, "contract", "d9", "text", "This contract …"),
         *turn(
             0,
@@ -120,6 +119,7 @@ def every_kind() -> list[Event]:
             Checkpointed("t0", 1, first, base=True),
             answer="Nothing.",
         ),
+        Forked("", "acme", 0),
         *turn(1, *step(1, 0, "total = 3", REPLResult(stdout="3", execution_time=0.1)), answer="Three."),
         Checkpointed("t1", 2, second),
         *turn(2, *step(2, 0, "mistake = {}", failed), answer="Wrong."),
@@ -164,7 +164,7 @@ def hostile() -> list[Event]:
 
 
 def long_run(turns: int = 92, calls: int = 1_000) -> list[Event]:
-    """More than 5,000 events: turns of several cells, a tenth of them with children, and one with a thousand sub-calls."""
+    """More than 5,000 events: turns of eight cells, some with children, and one cell with a thousand calls."""
     events: list[Event] = [Opened("", "long", "m:big", "local", "0.1.0")]
     for number in range(turns):
         at = f"t{number}"

@@ -212,7 +212,7 @@
       return [name("Restored"), gist(`${count(node.live || 0, "name")} live${cells.filter(Boolean).join("")}`), lost ? chip(`${whole(lost)} lost`, "bad") : "", node.diverged ? chip(`${whole(node.diverged)} diverged`, "warn") : ""];
     },
     resumed: (node) => [name("Resumed"), gist("The unfinished turn goes on in a new process")],
-    forked: (node) => [name("Forked"), gist(`A copy of ${node.source}${node.turn === undefined ? "" : ` up to the end of turn ${node.turn}`}`)],
+    forked: (node) => [name("Forked"), gist(`What stands above is a copy of ${node.source}${node.turn === undefined ? "" : `, up to the end of turn ${node.turn}`}`)],
     rewound: (node) => [name("Rewound"), gist(node.turn === undefined || node.turn === null ? "Back to the beginning" : `Back to the end of turn ${node.turn}`)],
   };
 

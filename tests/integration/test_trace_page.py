@@ -215,6 +215,7 @@ def test_dropped_and_unfinished_turns_and_losses_are_marked(browser: Browser, pa
     browser.open(pages["every kind"])
     rows = shown(browser, "#tree > .list > .node > summary > .what")
     for row in (
+        "Forked What stands above is a copy of acme, up to the end of turn 0",
         "Turn 2 Question 2? dropped",
         "Rewound Back to the end of turn 1",
         "Restored 4 names live, 1 cell run again 1 lost 1 diverged",
@@ -297,9 +298,9 @@ def test_the_keys_lead_through_the_tree(browser: Browser, pages: dict[str, Path]
         "t0/a0 False",
         "t0 True",
         "t0 False",
-        "t1 False",
-        "t5 False",
         "forked False",
+        "t5 False",
+        "context_0 False",
     ]
     browser.press("/")
     assert browser.run("document.activeElement.id") == "query"

@@ -47,8 +47,8 @@ DYNAMIC_MODULES = frozenset(("__main__", "gc", "ctypes", "_ctypes", "inspect", "
 DYNAMIC_BUILTINS = (globals, locals, vars, exec, eval, setattr, delattr, __import__)
 
 
-class OverBudget(Exception):
-    """There is more to look at than may be done while a cell waits."""
+class OverBudget(BaseException):
+    """There is more to look at than may be done while a cell waits. No error of any value's."""
 
 
 class Definitions:
@@ -227,10 +227,12 @@ class Walk:
         owner, known, rules, refs = self.owner, self.known, self.rules, self.refs[number]
         whole = self.names[number] in self.definitions.objects
         todo: list[Any] = [root]
+        mine = ""
         if whole:
             todo = list(expand_definition(self, number, root))
-            known[id(root)] = self.definitions.name(root) or ""
-            self.pull(number, known[id(root)])
+            mine = known[id(root)] = self.definitions.name(root) or ""
+            owner.setdefault(id(root), number)
+            self.pull(number, mine)
         while todo:
             self.left -= len(todo)
             if self.left < 0:
@@ -247,7 +249,10 @@ class Walk:
                     self.size += len(obj)
                 key = id(obj)
                 if key in known:
-                    if name := known[key]:
+                    if (name := known[key]) and name == mine and key not in owner:  # a part of the class itself
+                        owner[key] = number
+                        found.extend(expand_definition(self, number, obj))
+                    elif name:
                         refs.add(name)
                         if whole:
                             self.pull(number, name)

@@ -230,20 +230,21 @@ class Heap:
                 getattr(known, table)[name] = what
         for names, digest, group in learnt["saved"]:
             self.learn_group(names, digest, group)
+        for names in learnt["shared"]:
+            known.members.update(dict.fromkeys(names, tuple(names)))
         known.atoms.update(learnt["atoms"])
         for name, (refs, uses, restless) in learnt["related"].items():
             known.relate(name, refs, uses)
             (known.restless.add if restless else known.restless.discard)(name)
-        known.texts.update((name, value) for name, value in texts.items() if name in known.digests)
+        known.texts.update((name, value) for name, value in texts.items() if name in known.blobs)
         known.files, known.files_lost = learnt["files"], learnt["files_lost"]
         self.pristine.update(learnt["pristine"])
 
     def learn_group(self, names: list[str], digest: str, group: bool) -> None:
+        blob = digest, tuple(names) if group else ()
         for name in names:
             self.known.forget(name)
-            self.known.digests[name] = digest
-            if group and len(names) > 1:
-                self.known.members[name] = tuple(names)
+            self.known.blobs[name] = blob
 
     # -- which names ---------------------------------------------------------------------------------------------------
 
@@ -308,6 +309,8 @@ class Heap:
             values = [namespace[name] for name in names]
             bundle = all(is_bundled(value) for value in values)
             self.learn_group(names, group.digest, not bundle)
+            if not bundle and len(names) > 1:
+                known.members.update(dict.fromkeys(names, tuple(names)))
             for name, value in zip(names, values):
                 known.relate(name, group.refs, group.uses)
                 if bundle:

@@ -172,14 +172,14 @@ def reduce_function(saver: Any, obj: Any) -> Any:
         return None
     closure = obj.__closure__
     state = {
-        "__dict__": dict(obj.__dict__),
-        "__name__": obj.__name__,
-        "__qualname__": obj.__qualname__,
-        "__module__": obj.__module__,
+        "__dict__": interned(obj.__dict__),
+        "__name__": interned(obj.__name__),
+        "__qualname__": interned(obj.__qualname__),
+        "__module__": interned(obj.__module__),
         "__doc__": obj.__doc__,
         "__defaults__": obj.__defaults__,
-        "__kwdefaults__": obj.__kwdefaults__,
-        "__annotations__": obj.__annotations__,
+        "__kwdefaults__": interned(obj.__kwdefaults__),
+        "__annotations__": interned(obj.__annotations__),
     }
     if getattr(obj, "__type_params__", ()):
         state["__type_params__"] = obj.__type_params__
@@ -187,6 +187,17 @@ def reduce_function(saver: Any, obj: Any) -> Any:
         state["cells"] = [(cell, contents(cell)) for cell in closure]
         saver.bare.update(map(id, closure))
     return make_function, (obj.__code__, closure), state, None, None, set_function
+
+
+def interned(value: Any) -> Any:
+    """A name, names, or a dict by names, made of the one string of that text: else equal functions were told apart."""
+    if type(value) is str:
+        return sys.intern(value)
+    if type(value) is tuple and all(type(item) is str for item in value):
+        return tuple(map(sys.intern, value))
+    if type(value) is dict:
+        return {interned(name): item for name, item in value.items()}
+    return value
 
 
 def contents(cell: Any) -> tuple[Any, ...]:
@@ -208,7 +219,8 @@ def reduce_code(saver: Any, obj: Any) -> Any:
     module = sys.modules[CLOUDPICKLE]
     if obj.co_filename.startswith("<cell ") and obj.co_filename[6:-1].isdigit():
         obj = obj.replace(co_filename=obj.co_filename[:-1] + " of an earlier worker>")  # there, N is another cell
-    return module._code_reduce(obj)
+    maker, args = module._code_reduce(obj)
+    return maker, tuple(map(interned, args))
 
 
 def reduce_class(saver: Any, obj: Any) -> Any:
@@ -233,7 +245,7 @@ def reduce_plain_class(obj: Any) -> Any:
     begin["__qualname__"] = obj.__qualname__
     slots = held.get("__slots__", ())
     slots = (slots,) if isinstance(slots, str) else tuple(slots)
-    left_out = {"__dict__", "__weakref__", "_abc_impl", "__annotate_func__", "__annotate__", *slots, *begin}
+    left_out = {"__dict__", "__weakref__", "__slotnames__", "_abc_impl", "__annotate_func__", *slots, *begin}
     left_out |= {name for name, value in held.items() if type(value) is types.MemberDescriptorType}
     state = {name: value for name, value in held.items() if name not in left_out}
     registered = ()

@@ -34,8 +34,8 @@ class Known:
     """What a capture left for the next ones to know: of every name where it stands and what it depends on."""
 
     def __init__(self) -> None:
-        self.digests: dict[str, str] = {}  # of the blob that holds the name
-        self.members: dict[str, tuple[str, ...]] = {}  # all names of its blob, where they share objects
+        self.blobs: dict[str, tuple[str, tuple[str, ...]]] = {}  # digest of the one that holds it, and all its names
+        self.members: dict[str, tuple[str, ...]] = {}  # the names that it shares objects with, lost ones included
         self.refs: dict[str, frozenset[str]] = {}  # definitions that its blob refers to by name
         self.uses: dict[str, frozenset[str]] = {}  # names in the code that can be reached from it
         self.referers: dict[str, set[str]] = {}  # the other way round from refs
@@ -49,15 +49,15 @@ class Known:
         self.files_lost: dict[str, str] = {}
 
     def __contains__(self, name: str) -> bool:
-        return name in self.digests or name in self.modules or name in self.given or name in self.lost
+        return name in self.blobs or name in self.modules or name in self.given or name in self.lost
 
     def all(self) -> set[str]:
-        return {*self.digests, *self.modules, *self.given, *self.lost}
+        return {*self.blobs, *self.modules, *self.given, *self.lost}
 
     def forget(self, name: str) -> None:
         self.relate(name, (), ())
         self.restless.discard(name)
-        for table in (self.digests, self.members, self.atoms, self.texts, self.modules, self.given, self.lost):
+        for table in (self.blobs, self.members, self.atoms, self.texts, self.modules, self.given, self.lost):
             table.pop(name, None)
 
     def relate(self, name: str, refs: Iterable[str], uses: Iterable[str]) -> None:
@@ -101,6 +101,7 @@ class Snapshot:
         self.groups: list[list[Any]] = []
         self.blobs: dict[str, Any] = {}
         self.saved: list[tuple[list[str], str, bool]] = []  # names, digest, whether they share a group
+        self.shared: list[list[str]] = []
         self.lost: dict[str, list[str]] = {}
         self.modules: dict[str, str] = {}
         self.given: dict[str, str] = {}
@@ -127,6 +128,8 @@ class Snapshot:
         seen, new_files, files_lost = files.changes(
             self.scope.folder, self.known.files, self.scope.limit, self.spend, self.keep_file
         )
+        if any(what[0] == files.EMPTY_DIGEST for what in new_files.values()):
+            self.blobs[files.EMPTY_DIGEST] = ""
         known_lost = self.known.files_lost
         gone = [path for path in self.known.files if path not in seen]
         gone += [path for path in known_lost if path not in files_lost and path not in seen and path not in gone]
@@ -151,6 +154,7 @@ class Snapshot:
             "gone": self.gone,
             "atoms": self.atoms,
             "related": self.related,
+            "shared": self.shared,
             "pristine": self.pristine,
             "files": seen,
             "files_lost": files_lost,
@@ -212,6 +216,7 @@ class Snapshot:
         walk = Walk(scope.definitions, scope.given, self.budget, lambda name: known.members.get(name, ()))
         groups = walk.run(roots)
         self.spend(int(self.budget - walk.left if self.budget is not None else 0) + walk.size // WEIGHT)
+        self.shared = [names for names in groups if len(names) > 1]
         for names in groups:
             numbers = [walk.number[name] for name in names]
             flags = set().union(*(walk.flags[number] for number in numbers))
@@ -226,8 +231,8 @@ class Snapshot:
     def is_same(self, names: list[str]) -> bool:
         """Whether these are large texts, the same objects as before, that shared nothing but themselves."""
         known, namespace = self.known, self.scope.namespace
-        members = known.members.get(names[0], (names[0],))
-        return tuple(names) == members and all(
+        blob = known.blobs.get(names[0], ("", ()))
+        return tuple(names) == blob[1] and all(
             name in known.texts and known.texts[name] is namespace[name] for name in names
         )
 
@@ -268,7 +273,7 @@ class Snapshot:
 
     def unchanged(self, owned: list[str], names: list[str], given: bool) -> bool:
         """Whether a value of the host's, under all of its names, is still as the host gave it."""
-        if owned[0] in self.known.digests:
+        if owned[0] in self.known.blobs:
             return False
         try:
             before = self.scope.pristine.get(owned[0])
@@ -276,8 +281,6 @@ class Snapshot:
                 before = self.pickle_values([self.scope.owned[owned[0]]()], set(), given, False).digest
                 self.pristine.update(dict.fromkeys(owned, before))
             now = self.pickle_values([self.scope.namespace[owned[0]]], set(), given, False).digest
-        except OverBudget:
-            raise
         except Exception:  # noqa: BLE001 - what cannot be compared counts as changed, and is saved
             return False
         if now != before:
@@ -320,12 +323,8 @@ class Snapshot:
 
     def keep(self, names: list[str], blob: Blob, group: bool) -> None:
         """Answer with the blob, if it is not what was there before."""
-        known = self.known
-        members = tuple(names) if group and len(names) > 1 else None
         self.saved.append((names, blob.digest, group))
-        if group and all(
-            known.digests.get(name) == blob.digest and known.members.get(name) == members for name in names
-        ):
+        if group and all(self.known.blobs.get(name) == (blob.digest, tuple(names)) for name in names):
             blob.drop()
             return
         if blob.path is None and self.scope.spool is None and blob.size > TOO_LARGE:

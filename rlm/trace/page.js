@@ -197,12 +197,12 @@
     context: (node) => [name(`context_${node.index ?? 0}`, "mono"), gist(`${node.type}${node.size === undefined ? "" : `, ${whole(node.size)} long`}${node.name ? `, also ${node.name}` : ""}`)],
     checkpoint(node) {
       const heap = run.heaps[node.heap];
-      const saved = (heap.saved || []).flatMap((one) => one.names.filter(Boolean));
+      const saved = (heap.saved || []).flatMap((one) => one.names.filter((each) => each && each !== "answer"));
       const size = (heap.saved || []).reduce((sum, one) => sum + one.size, 0);
       const lost = Object.keys(heap.lost || {});
       return [
         name("Saved"),
-        gist(saved.length ? `${count(saved.length, "name")}, ${bytes(size)}: ${saved.slice(0, 12).join(", ")}${saved.length > 12 ? ", …" : ""}` : "no variable had changed"),
+        gist(saved.length ? `${count(saved.length, "name")}, ${bytes(size)}: ${saved.slice(0, 12).join(", ")}${saved.length > 12 ? ", …" : ""}` : "nothing new"),
         lost.length ? chip(`${whole(lost.length)} not saved`, "bad") : "",
       ];
     },
@@ -307,7 +307,7 @@
       const heap = run.heaps[node.heap];
       const meta = [`after ${count(node.cells, "cell")}`, heap.on === null ? "stands alone" : "adds to the one before", heap.whole && "everything was looked at", heap.seconds && `took ${seconds(heap.seconds)}`, heap.pause && `cells waited ${seconds(heap.pause)}`];
       into.append(el("p", "meta", meta.filter(Boolean).join(" · ")));
-      const rows = [...fold1(new Map(), heap).values()];
+      const rows = [...fold1(new Map(), heap).values()].filter((one) => one.name !== "answer");
       if (rows.length) into.append(names(rows));
       for (const [label, gone] of [["No more there", heap.gone], ["Found only by looking at everything", heap.caught], ["Files that are no more", heap.files_gone]]) {
         if (gone) into.append(block(label, gone.join(", "), "wrap said"));

@@ -205,11 +205,14 @@ class _Fold:
             node.facts["model"] = visible(models[0])
 
     def checkpointed(self, event: Checkpointed) -> None:
-        index = self.change(_change(event.change), base=event.base)
+        change = _change(event.change)
+        index = self.change(change, base=event.base)
         cell = self.cell(event.cells)
         owner = cell[0] if cell else self.turn or self.last
         if owner is not None:
             owner.heap = index
+        if not _says_something(change):
+            return
         node = self.new("checkpoint", f"{cell[1].id if cell else owner.id if owner else ''}/saved")
         node.facts |= {"cells": event.cells, "heap": index}
         (cell[1].kids if cell else owner.kids if owner else self.items).append(node)
@@ -454,6 +457,12 @@ def _change(change: HeapChange) -> dict[str, Any]:
         "whole": change.whole,
     }
     return {name: value for name, value in data.items() if value}
+
+
+def _says_something(change: Mapping[str, Any]) -> bool:
+    """Whether a change is worth a row: more of the namespace changed than `answer`, which every turn begins anew."""
+    saved = {name for group in change.get("saved", ()) for name in group["names"]}
+    return bool(saved - {"", "answer"} or set(change) - {"saved", "seconds", "pause", "whole"})
 
 
 def _lost(lost: Mapping[str, Lost]) -> dict[str, Any]:

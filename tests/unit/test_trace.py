@@ -192,6 +192,14 @@ def test_a_checkpoint_stands_with_the_last_cell_that_it_holds_also_when_it_comes
     assert [item["heap"] for item in data["items"]] == [0, 0]
 
 
+def test_a_checkpoint_of_nothing_new_takes_no_row() -> None:
+    only_answer = HeapChange([Saved(["answer"], ["dict"], "d", 5)], seconds=0.1)
+    events = [Asked("t0", "?"), Ran("t0/c0", "x"), Checkpointed("", 1, only_answer), Checkpointed("", 1, HeapChange())]
+    data = folded(events)
+    assert "kids" not in node(data, "t0/c0")
+    assert data["items"][0]["heap"] == 1
+
+
 def test_what_did_not_follow_the_record_stands_beside_it() -> None:
     usage = Usage(1, 10, 10)
     events: list[Event] = [

@@ -270,9 +270,9 @@ class _Node:
 class Past:
     """A session as its log tells it, up to the last event taken.
 
-    number: of the next event. turns_begun, cells_begun: how many turns, and cells of the user's own, have numbers,
-    those beside the path included. usage: everything that was ever paid. seconds: that turns took, by their answers.
-    held: turn -> the blobs, with their sizes, that the session needed at its end.
+    number: of the next event. turns_begun, cells_begun: the numbers of the next turn, and of the next cell of the
+    user's own, which no turn or cell beside the path has. usage: everything that was ever paid. seconds: that turns
+    took, by their answers. held: turn -> the blobs, with their sizes, that the session needed at its end.
     """
 
     def __init__(self, records: Iterable[Recorded] = ()) -> None:
@@ -310,10 +310,10 @@ class Past:
 
     def _count(self, event: Event) -> None:
         match event:
-            case Asked():
-                self.turns_begun += 1
+            case Asked():  # a fork of a session that was rewound has not all numbers
+                self.turns_begun = max(self.turns_begun, (turn_number(event.at) or 0) + 1)
             case Ran() if is_own(event) and event.at.startswith("u"):
-                self.cells_begun += 1
+                self.cells_begun = max(self.cells_begun, int(root_of(event.at)[1:]) + 1)
             case Restored():
                 self.restored = event
             case Answered() if "/" not in event.at:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from rlm.models import ScriptedModel
     from rlm.rlm import RLM
     from rlm.session import Session
+    from rlm.sessions import Sessions
     from rlm.tools import tool
     from rlm.types import Limits, REPLResult, RLMChatCompletion, Tool, Usage, UsageSummary
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "RLM": "rlm.rlm",
     "Session": "rlm.session",
+    "Sessions": "rlm.sessions",
     "LocalREPL": "rlm.environments.local_repl",
     "SupportsPersistence": "rlm.environments.base_env",
     "ScriptedModel": "rlm.models",
@@ -71,6 +73,7 @@ _HOMES = {
 __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "RLM",
     "Session",
+    "Sessions",
     "Limits",
     "RLMChatCompletion",
     "REPLResult",

@@ -1,8 +1,8 @@
 """The only reader of environment variables and config files: small typed functions, nothing cached, nothing changed.
 
-The config file holds defaults for the command line: `model`, `sub_model` and a table `[limits]` with the fields of
-`rlm.Limits`. RLM_MODEL and RLM_SUB_MODEL come before the file, RLM_CONFIG names another file; anything else in the file
-is refused by name.
+The config file holds defaults for the command line: `model`, `sub_model`, `store` and a table `[limits]` with the
+fields of `rlm.Limits`. RLM_MODEL, RLM_SUB_MODEL and RLM_STORE come before the file, RLM_CONFIG names another file;
+anything else in the file is refused by name.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from typing import Any
 from rlm.errors import ConfigurationError
 from rlm.types import Limits
 
+EXAMPLES = {"model": "openai:gpt-5", "sub_model": "openai:gpt-5", "store": "~/sessions"}
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What the user has set for every run. `model` and `sub_model` as `get_model` takes them, None where not set."""
+    """What the user has set for every run. `model` and `sub_model` as `get_model` takes them, None where not set; so is
+    `store`, the folder of durable sessions."""
 
     model: str | None = None
     sub_model: str | None = None
     limits: Limits = field(default_factory=Limits)
+    store: Path | None = None
 
 
 def variable(name: str, environ: Mapping[str, str] = os.environ) -> str | None:
@@ -89,6 +93,7 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] = os.enviro
         model=variable("RLM_MODEL", environ) or _text(path, table, "model"),
         sub_model=variable("RLM_SUB_MODEL", environ) or _text(path, table, "sub_model"),
         limits=_limits(path, table.get("limits", {})),
+        store=_store(path, table, environ),
     )
 
 
@@ -107,7 +112,15 @@ def _text(path: Path, table: Mapping[str, Any], name: str) -> str | None:
     value = table.get(name)
     if value is None or (isinstance(value, str) and value):
         return value
-    raise ConfigurationError(f"{path}: {name} = {value!r}: give a text such as 'openai:gpt-5'")
+    raise ConfigurationError(f"{path}: {name} = {value!r}: give a text such as {EXAMPLES[name]!r}")
+
+
+def _store(path: Path, table: Mapping[str, Any], environ: Mapping[str, str]) -> Path | None:
+    """A relative folder is one beside the file."""
+    if named := variable("RLM_STORE", environ):
+        return Path(named).expanduser()
+    written = _text(path, table, "store")
+    return None if written is None else path.parent / Path(written).expanduser()
 
 
 def _limits(path: Path, table: object) -> Limits:

@@ -42,6 +42,8 @@ def owner_of(array: Any) -> Any:
     owner = array.base
     while owner is not None:
         further = owner.base if isinstance(owner, numpy.ndarray) or type(owner).__name__ == "DummyArray" else None
+        if type(owner) is memoryview and shows_all(owner):
+            further = owner.obj
         if further is None:
             return owner
         owner = further
@@ -88,11 +90,14 @@ def make_array_view(owner: Any, kind: type, dtype: Any, shape: Any, strides: Any
 
 
 def reduce_memoryview(view: Any) -> Any:
-    owner, whole = view.obj, memoryview(view.obj)
-    same = (view.format, view.shape, view.strides) == (whole.format, whole.shape, whole.strides)
-    if not same or not view.contiguous:
+    if not shows_all(view):
         raise TypeError("cannot save a memoryview of a part of its object, or of another format")
-    return make_memoryview, (owner, view.readonly and not whole.readonly)
+    return make_memoryview, (view.obj, view.readonly and not memoryview(view.obj).readonly)
+
+
+def shows_all(view: memoryview) -> bool:
+    whole = memoryview(view.obj)
+    return view.contiguous and (view.format, view.shape, view.strides) == (whole.format, whole.shape, whole.strides)
 
 
 def make_memoryview(owner: Any, readonly: bool) -> Any:

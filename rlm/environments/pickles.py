@@ -176,7 +176,7 @@ def reduce_function(saver: Any, obj: Any) -> Any:
         "__name__": interned(obj.__name__),
         "__qualname__": interned(obj.__qualname__),
         "__module__": interned(obj.__module__),
-        "__doc__": obj.__doc__,
+        "__doc__": interned(obj.__doc__),
         "__defaults__": obj.__defaults__,
         "__kwdefaults__": interned(obj.__kwdefaults__),
         "__annotations__": interned(obj.__annotations__),
@@ -241,8 +241,9 @@ def reduce_class(saver: Any, obj: Any) -> Any:
 
 def reduce_plain_class(obj: Any) -> Any:
     held = vars(obj)
-    begin = {name: held[name] for name in ("__module__", "__slots__", "__orig_bases__") if name in held}
-    begin["__qualname__"] = obj.__qualname__
+    first = ("__module__", "__doc__", "__slots__", "__orig_bases__")  # in whichever order they stand in the class
+    begin = {name: interned(held[name]) for name in first if name in held}
+    begin["__qualname__"] = interned(obj.__qualname__)
     slots = held.get("__slots__", ())
     slots = (slots,) if isinstance(slots, str) else tuple(slots)
     left_out = {"__dict__", "__weakref__", "__slotnames__", "_abc_impl", "__annotate_func__", *slots, *begin}
@@ -253,7 +254,14 @@ def reduce_plain_class(obj: Any) -> Any:
         import abc
 
         registered = tuple(kind for ref in abc._get_dump(obj)[0] if (kind := ref()) is not None)  # type: ignore[attr-defined]
-    return make_class, (type(obj), obj.__name__, obj.__bases__, begin), (state, registered), None, None, set_class
+    return (
+        make_class,
+        (type(obj), interned(obj.__name__), obj.__bases__, begin),
+        (state, registered),
+        None,
+        None,
+        set_class,
+    )
 
 
 def reduce_method(saver: Any, obj: Any) -> Any:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from rlm.errors import BlobError
 from rlm.ports import Content, Owned
-from rlm.stores.connections import sync_folder
+from rlm.stores.folders import make_folder, sync_folder
 
 LARGE = 1 << 20  # bytes from which a blob is a file; smaller ones are rows
 FEW = 1 << 16  # bytes that are hashed where they are given: a thread takes longer to wake
@@ -123,7 +123,7 @@ class BlobFiles:
         return True
 
     def _write(self, digest: str, pieces: Iterator[memoryview]) -> None:
-        self._new.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self._new)
         descriptor, path = _temporary(self._new)
         try:
             found = hashlib.sha256()
@@ -136,7 +136,7 @@ class BlobFiles:
                 raise _differs(digest, found.hexdigest(), f"{size} bytes")
             os.fchmod(descriptor, 0o400)
             _sync(descriptor)
-            self.path(digest).parent.mkdir(mode=0o700, exist_ok=True)
+            make_folder(self.path(digest).parent)
             path.rename(self.path(digest))
             self._sync_names(digest)
         finally:
@@ -145,7 +145,7 @@ class BlobFiles:
     def _link(self, digest: str, path: Path, descriptor: int) -> bool:
         """Take over a file of ours that was verified; False where it has to be copied."""
         place = self.path(digest)
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(place.parent)
         try:
             os.fchmod(descriptor, 0o400)
             _sync(descriptor)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rlm.errors import StoreError
 from rlm.stores.failures import explain
+from rlm.stores.folders import make_folder, sync_folder
 from rlm.stores.migrations import MIGRATIONS, migrate, version
 
 PAUSE = 0.01  # seconds between two tries where SQLite does not wait by itself
@@ -95,19 +96,8 @@ def identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def sync_folder(folder: Path) -> None:
-    """Until the names in it are on disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _make(path: Path) -> None:
-    new = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
-    for folder in reversed(new):
-        folder.mkdir(mode=0o700, exist_ok=True)
+    for folder in make_folder(path.parent):
         sync_folder(folder.parent)
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))

@@ -23,7 +23,7 @@ SQLITE: Mapping[int, str] = {
     sqlite3.SQLITE_FULL: FULL,
     sqlite3.SQLITE_READONLY: DENIED,
     sqlite3.SQLITE_PERM: DENIED,
-    sqlite3.SQLITE_CANTOPEN: "cannot be opened: look at the rights of file and folder, or name another store",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened: give this user the right to write to the folder, or name another store",
     sqlite3.SQLITE_NOTADB: DAMAGED,
     sqlite3.SQLITE_CORRUPT: DAMAGED,
     sqlite3.SQLITE_IOERR: "cannot be read or written, says the system: nothing was recorded; look at the disk",
@@ -40,8 +40,11 @@ SYSTEM: Mapping[int, str] = {
 }
 
 
-def explain(path: Path, error: BaseException) -> BaseException:
-    """The error for whoever asked: a `StoreError` for those of SQLite and of the system, any other as it is."""
+def explain(path: Path, error: BaseException, *, reading: bool = False) -> BaseException:
+    """The error for whoever asked: a `StoreError` for those of SQLite and of the system, any other as it is.
+
+    reading: what was read may be damaged, so that its values are of any type.
+    """
     if isinstance(error, sqlite3.Error):
         failure = StoreError(f"{path} {_of_sqlite(error)}")
     elif isinstance(error, OSError):
@@ -49,6 +52,8 @@ def explain(path: Path, error: BaseException) -> BaseException:
         failure = StoreError(f"{where} {_of_system(error)}")
     elif isinstance(error, UnicodeEncodeError):
         failure = StoreError(f"{path} takes no text with lone surrogates ({error})")
+    elif reading and isinstance(error, (TypeError, ValueError)):
+        failure = StoreError(f"{path} {DAMAGED} ({error})")
     else:
         return error
     failure.__cause__ = error

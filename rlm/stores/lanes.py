@@ -165,6 +165,7 @@ class Lane(ABC):
             self._last = Job[Any, None](None)
             self._queue.put(None)
         await self._last.done()
+        self._thread.join()  # it has nothing left to do
 
     def _serve(self) -> None:
         jobs: list[Job[Any, Any] | None] = []

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from rlm.errors import SessionBusyError
+from rlm.stores.folders import make_folder
 
 _guard = threading.Lock()
 _held: dict[tuple[int, int, str], Lock] = {}
@@ -38,7 +39,7 @@ class Lock:
     def take(cls, folder: Path, session: str, name: str) -> Lock:
         """The lock of the session with this id, at once. Raises `SessionBusyError` that tells its `name`; `OSError`."""
         with _guard:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(folder)
             status = folder.stat()
             key = (status.st_dev, status.st_ino, session)
             if (own := _held.get(key)) is not None:

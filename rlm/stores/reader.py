@@ -46,7 +46,7 @@ class Reader(Lane):
             self._connection.execute("ROLLBACK")
         except BaseException as error:  # noqa: BLE001 - goes to whoever awaits the job
             self._end()
-            return job, None, explain(self._path, error)
+            return job, None, explain(self._path, error, reading=True)
         if not kept:
             self._end()
         return job, value, None

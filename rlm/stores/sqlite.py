@@ -25,6 +25,7 @@ from rlm.stores.audit import audit
 from rlm.stores.blobs import BlobFiles, few, refuse_strange
 from rlm.stores.connections import identity
 from rlm.stores.failures import explain
+from rlm.stores.folders import make_folder, remove_folder
 from rlm.stores.lanes import Job, Once, in_thread
 from rlm.stores.line import Line
 from rlm.stores.locks import Lock
@@ -40,7 +41,7 @@ T = TypeVar("T")
 
 PATIENCE = 5.0  # seconds to wait for a commit of another process
 THREADS = 4  # that hash and copy blobs, for all sessions
-AT_A_TIME = 500  # blobs that a collection removes before it lets others write
+AT_A_TIME = 500  # blobs, or pages of the database, that a collection frees before it lets others write
 
 
 class SQLiteStore:
@@ -132,7 +133,7 @@ class SQLiteStore:
         try:
             await self.write_by(partial(_still, name=name, session=session, then=tables.delete))
             gone = True
-            await self.in_pool(partial(_remove, self.folder / "work" / session))
+            await self.in_pool(partial(remove_folder, self.folder / "work" / session))
         finally:
             lock.drop(remove=gone)
 
@@ -146,7 +147,8 @@ class SQLiteStore:
             removed, bytes_ = await self.write_by(partial(tables.collect_rows, files=self.files, most=AT_A_TIME))
             freed += bytes_
         freed += await self.write_by(partial(tables.collect_files, files=self.files))
-        await self.write_by(tables.shrink)
+        while await self.write_by(partial(tables.shrink, most=AT_A_TIME)):
+            pass
         return freed
 
     async def check(self) -> Sequence[str]:
@@ -228,7 +230,7 @@ class SQLiteLease:
         self._require_held()
         folder = self._place
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(folder)
         except OSError as error:
             raise explain(folder, error) from error
         return folder
@@ -245,21 +247,28 @@ class SQLiteLease:
             refuse_strange(digest)
         files = self._store.files
         new = entries(self.id, records)
-        placed: dict[str, bytes | int | None] = dict.fromkeys(contents)
+        placed: dict[str, bytes | int | None] = {}
+        failures: list[BaseException] = []
 
-        def place(digest: str) -> bytes | int:
+        def place(digest: str) -> bytes | int | None:
             content = contents[digest]
-            assert content is not None
-            return files.place(digest, content)
+            return None if content is None else files.place(digest, content)
 
         def prepare() -> None:
             try:
-                placed.update({digest: place(digest) for digest, content in contents.items() if content is not None})
-            except OSError as error:
-                raise explain(files.folder, error) from error
+                for digest in contents:
+                    placed[digest] = place(digest)
+            except BaseException as error:  # noqa: BLE001 - raised when its turn comes, with the files removed
+                failures.append(explain(files.folder, error))
 
         def work(connection: sqlite3.Connection) -> None:
-            tables.append(connection, self._writing, new, placed, files, place)
+            try:
+                for failure in failures:
+                    raise failure
+                tables.append(connection, self._writing, new, placed, files, place)
+            except BaseException:
+                tables.forget_files(connection, placed, files)
+                raise
 
         job = Job(work)
         if few(contents):
@@ -293,7 +302,7 @@ class SQLiteLease:
     async def clear(self) -> None:
         """Remove what a dead process left in the folder. Raises `StoreError`."""
         if self._place.exists():
-            await self._store.in_pool(partial(_remove, self._place))
+            await self._store.in_pool(partial(remove_folder, self._place))
 
     def _require_held(self) -> None:
         self._store.require_process()
@@ -308,8 +317,3 @@ def _still(
     if tables.known(connection, name) != session:
         raise unknown(name, ())
     then(connection, session)
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)

@@ -6,6 +6,7 @@ epoch of its lease, and the number of events, that it is still the session's onl
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import uuid
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlm.errors import BlobError, LogError, SessionExistsError, StaleLeaseError, StoreError
+from rlm.errors import BlobError, LogError, SessionExistsError, StaleLeaseError, StoreError, UnknownSessionError
 from rlm.stores.blobs import DIGEST, BlobFiles, Placed, digest_of, refuse_strange
 from rlm.stores.names import unknown
 from rlm.stores.rows import LISTED, Entries, now, recorded, stored, summary
@@ -44,8 +45,11 @@ def known(connection: sqlite3.Connection, name: str) -> str:
     """The id of the session of this name. Raises `UnknownSessionError` with the names that are near."""
     if (found := find(connection, name)) is not None:
         return found
-    names = [row[0] for row in connection.execute("SELECT name FROM sessions")]
-    raise unknown(name, names)
+    raise _unknown(connection, name)
+
+
+def _unknown(connection: sqlite3.Connection, name: str) -> UnknownSessionError:
+    return unknown(name, [row[0] for row in connection.execute("SELECT name FROM sessions")])
 
 
 def make(connection: sqlite3.Connection, name: str) -> str:
@@ -88,12 +92,14 @@ def sessions(connection: sqlite3.Connection) -> Sequence[StoredSession]:
 
 def log(connection: sqlite3.Connection, name: str) -> Sequence[Recorded]:
     """The records of a session, oldest first. Raises `UnknownSessionError`, and `LogError` where one is damaged."""
-    session = known(connection, name)
-    key, events = connection.execute("SELECT key, events FROM sessions WHERE id = ?", (session,)).fetchone()
+    row = connection.execute("SELECT key, id, events FROM sessions WHERE name = ?", (name,)).fetchone()
+    if row is None:
+        raise _unknown(connection, name)
+    key, session, events = row
     rows = connection.execute(
         "SELECT number, time, data, sum FROM events WHERE session = ? ORDER BY number", (key,)
     ).fetchall()
-    if [row[0] for row in rows] != list(range(events)):
+    if len(rows) != events or any(row[0] != number for number, row in enumerate(rows)):
         raise LogError(f"session {name!r}: events are missing, there were {events}: restore the store from a copy")
     try:
         return [recorded(session, row) for row in rows]
@@ -187,6 +193,16 @@ def _add_blob(
     )
 
 
+def forget_files(connection: sqlite3.Connection, placed: Placed, files: BlobFiles) -> None:
+    """Remove what was placed for an append that failed, unless somebody else refers to it."""
+    for digest, blob in placed.items():
+        if not (isinstance(blob, int) and connection.in_transaction):  # without one, others may refer to it
+            continue
+        if connection.execute("SELECT 1 FROM blobs WHERE digest = ?", (digest,)).fetchone() is None:
+            with contextlib.suppress(OSError):  # it stays until `collect`
+                files.path(digest).unlink()
+
+
 def hold(connection: sqlite3.Connection, writing: Writing, digests: Sequence[str], files: BlobFiles) -> None:
     """These blobs, and no others, are the session's. Raises `StaleLeaseError`, and `BlobError` for one that is not."""
     _prove(connection, writing, None)
@@ -246,6 +262,11 @@ def collect_files(connection: sqlite3.Connection, files: BlobFiles) -> int:
     return freed + sum(size for _, size in files.left_over(remove=True))
 
 
-def shrink(connection: sqlite3.Connection) -> None:
-    """Give the pages back that became free; the file shrinks with the next checkpoint of the write-ahead log."""
-    connection.execute("PRAGMA incremental_vacuum").fetchall()
+def shrink(connection: sqlite3.Connection, most: int) -> int:
+    """Give up to `most` free pages back; returns how many there still are. The file itself shrinks when the write-ahead
+    log is next copied into it.
+    """
+    free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
+    for _ in range(min(free, most)):
+        connection.execute("PRAGMA incremental_vacuum(1)")  # Python stops after the first page of more
+    return max(free - most, 0)

@@ -18,6 +18,7 @@ from typing import Any
 from rlm.errors import ContextError
 
 SHORT = 300  # characters below which a text may be a question, or a path, that was meant otherwise
+DEEP = 20  # levels of containers below which a value counts by its pickle: it may hold itself
 PREVIEW = (1_500, 500)  # characters of head and tail shown to the model where the task stands in the input itself
 
 
@@ -70,21 +71,52 @@ def size(value: Any) -> int | None:
 
 
 def digest(value: Any) -> str:
-    """Hexadecimal; equal texts, bytes and pickles have the same one. Raises `ContextError` for what does not pickle."""
-    if isinstance(value, str):
-        kind, data = b"text", value.encode("utf-8", "surrogatepass")
-    elif isinstance(value, bytes):
-        kind, data = b"bytes", value
-    else:
-        import cloudpickle
+    """Hexadecimal, 64 digits: the same for equal plain values in every process, sets included.
 
-        try:
-            kind, data = b"pickle", cloudpickle.dumps(value)
-        except Exception as error:  # a __reduce__ of the user's may raise anything
-            raise ContextError(f"an input of type {type(value).__name__} has no digest: {error}") from error
-    told = hashlib.blake2b(kind, digest_size=32)
-    told.update(data)
+    Plain are text, bytes, numbers, None, and lists, tuples, dicts and sets of plain values; what else there is counts
+    by its pickle. Raises `ContextError` for what does not pickle.
+    """
+    told = hashlib.blake2b(digest_size=32)
+    for piece in _pieces(value, 0):
+        told.update(piece)
     return told.hexdigest()
+
+
+def _pieces(value: Any, depth: int) -> Iterator[bytes]:
+    """What stands for a value, in pieces of which none is the beginning of another."""
+    kind = type(value)
+    name = kind.__name__.encode()
+    if kind is str:
+        data = value.encode("utf-8", "surrogatepass")
+    elif kind is bytes:
+        data = value
+    elif kind in (bool, int, float, type(None)):
+        data = repr(value).encode() if kind is not int else hex(value).encode()
+    elif kind in (set, frozenset) and depth < DEEP:
+        parts = sorted(b"".join(_pieces(item, depth + 1)) for item in value)
+        yield b"%s %d\n" % (name, len(parts))
+        yield from parts
+        return
+    elif kind in (list, tuple, dict) and depth < DEEP:
+        items = [part for pair in value.items() for part in pair] if kind is dict else value
+        yield b"%s %d\n" % (name, len(items))
+        for item in items:
+            yield from _pieces(item, depth + 1)
+        return
+    else:
+        name, data = b"pickle", _pickled(value)
+    yield b"%s %d\n" % (name, len(data))
+    yield data
+
+
+def _pickled(value: Any) -> bytes:
+    import cloudpickle
+
+    try:
+        data: bytes = cloudpickle.dumps(value)
+    except Exception as error:  # a __reduce__ of the user's may raise anything
+        raise ContextError(f"an input of type {type(value).__name__} has no digest: {error}") from error
+    return data
 
 
 def preview(value: Any) -> str | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rlm.demo.conversation import Report
+    from rlm.demo.survival import Survival
     from rlm.narrate import View
     from rlm.ports import Model
 
@@ -28,6 +29,9 @@ def run(
     output: TextIO | None = None,
 ) -> int:
     """Have the conversation and print it; returns 0 if every answer is right, else 1.
+
+    With the script as its model, the conversation is then had once more by a process that kills itself in turn two and
+    another one that goes on: the answers must be the same, and so must the number of requests.
 
     model: `provider:model` or a Model; None is the script. sub_model: what cells ask, the same model by default. json:
     print one JSON object in the end and nothing else. view: shows the turns in place of the plain lines. output: where
@@ -51,16 +55,30 @@ def run(
     with RLM(root, sub_model=sub_model, limits=Limits(iterations=25, concurrency=16)) as rlm:
         show.opening(root.name, scripted=model is None)
         report = conversation.hold(rlm, root.name, corpora.library(), corpora.packages(), show)
+        requests = rlm.session().usage().total_calls
+    show.closing(report)
+    survival = None
+    if model is None and report.matches:
+        from rlm.demo.survival import survive
+
+        show.killing()
+        survival = survive()
+        show.survived(survival, report, requests)
     if json:
-        print(jsonlib.dumps(to_dict(report), indent=2), file=output)
-    else:
-        show.closing(report)
-    return 0 if report.matches else 1
+        print(jsonlib.dumps(to_dict(report, survival, requests), indent=2), file=output)
+    return 0 if report.matches and (survival is None or same(survival, report, requests)) else 1
 
 
-def to_dict(report: Report) -> dict[str, Any]:
-    """The report as JSON has it; `ok` says whether every answer is right."""
-    told = asdict(report)
+def same(survival: Survival, report: Report, requests: int) -> bool:
+    """Whether the killed conversation came to the same answers, and was asked no more often."""
+    return [turn.answer for turn in report.turns] == survival.answers and sum(survival.requests) == requests
+
+
+def to_dict(report: Report, survival: Survival | None = None, requests: int = 0) -> dict[str, Any]:
+    """The report as JSON has it; `ok` says whether every answer is right, `requests` how many there were in all."""
+    told = {**asdict(report), "requests": requests}
     for one, turn in zip(told["turns"], report.turns, strict=True):
         one["ok"] = turn.matches
+    if survival is not None:
+        told["survival"] = {"ok": same(survival, report, requests), **asdict(survival)}
     return {"ok": report.matches, **told}

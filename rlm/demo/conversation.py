@@ -164,7 +164,7 @@ def hold(rlm: RLM, model: str, library: Corpus, packages: Corpus, spectator: Spe
     started = time.perf_counter()
     turns: list[TurnReport] = []
     largest, error = 0, None
-    session = rlm.session("demo")
+    session = rlm.session()
     inputs = (library, packages, None)
     with Truth(library, packages) as truth:
         for number, (question, corpus) in enumerate(zip(questions.CONVERSATION, inputs, strict=True)):

@@ -18,6 +18,7 @@ from rich.text import Text
 from rlm.demo.conversation import SUB_CALLS, Report, TurnReport
 from rlm.demo.corpora import Corpus
 from rlm.demo.questions import CONVERSATION, Question
+from rlm.demo.survival import Survival
 from rlm.narrate import View, printable
 from rlm.types import Called, Event, Listener, Ran, Replied, Running
 
@@ -131,6 +132,32 @@ class Show:
             first="✓ " if report.matches else "✗ ",
             style="bold green" if report.matches else "bold red",
         )
+
+    def killing(self) -> None:
+        """What comes now."""
+        self._say("")
+        self._say("The same once more, in a session with a name, by a process that will not live.", style="bold")
+
+    def survived(self, survival: Survival, report: Report, requests: int) -> None:
+        """How the process ended, what the next one found, and what both asked in all."""
+        before, after = survival.requests
+        self._say(
+            f"Process {survival.pid} was ended by SIGKILL in the middle of turn 2, after {before} model requests.",
+            first="    ",
+        )
+        self._say(
+            f"Another one opened the session: {_count(survival.from_record, 'answer')} from the record, turn 2 resumed,"
+            f" turn 3 asked; {after} requests.",
+            first="    ",
+        )
+        answers = [turn.answer for turn in report.turns] == survival.answers
+        self._verdict(answers, "the same answers as above" if answers else "other answers than above")
+        told = f"{before} + {after} = {before + after} model requests; without the kill there were {requests}"
+        self._verdict(before + after == requests, told)
+        self._say(f"{survival.seconds:.1f} s for both processes", first="    ", style="dim")
+
+    def _verdict(self, right: bool, text: str) -> None:
+        self._say(text, first="  ✓ " if right else "  ✗ ", style="bold green" if right else "bold red")
 
     # -- lines -----------------------------------------------------------------------------------------------------
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gzip
 import os
+import subprocess
 import sys
+import textwrap
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -124,6 +127,31 @@ def test_equal_inputs_have_equal_digests_and_different_ones_do_not() -> None:
     digests = [inputs.digest(value) for value in values]
     assert digests == [inputs.digest(value) for value in values]
     assert len(set(digests)) == len(values)
+
+
+def test_digests_are_the_same_in_every_process() -> None:
+    code = """
+        from rlm import inputs
+        loop = []; loop.append(loop)
+        values = [{"b", "a", ("c", 1)}, {"k": frozenset({"x", "y"})}, [1, True, 1.0, None, b"a", "a", "\\ud800"], loop]
+        print([inputs.digest(value) for value in values])
+    """
+    runs = {
+        subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in "012"
+    }
+    assert len(runs) == 1
+
+
+@given(st.recursive(st.integers() | st.text() | st.binary() | st.booleans(), st.lists), st.lists(st.text()))
+def test_values_of_one_digest_are_equal(one: Any, other: Any) -> None:
+    assert (inputs.digest(one) == inputs.digest(other)) == (repr(one) == repr(other))
 
 
 def test_what_does_not_pickle_has_no_digest() -> None:

@@ -7,6 +7,7 @@ older version wrote is brought up to date while it is read; what a newer one wro
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import types as python
 import typing
@@ -80,79 +81,73 @@ _dumps = json.JSONEncoder(separators=(",", ":")).encode
 
 def _fields(value: Any) -> dict[str, Any]:
     data = {}
-    for name, hint, default in _shape(type(value)):
+    for name, (write, _), default in _shape(type(value)):
         item = getattr(value, name)
         if not (type(item) is type(default) and item == default):
-            data[name] = _write(item, hint)
+            data[name] = write(item)
     return data
 
 
-def _shape(kind: Any) -> Sequence[tuple[str, Any, Any]]:
-    """Name, type and default of each field that is written."""
+def _build(kind: Any, data: Mapping[str, Any]) -> Any:
+    return kind(**{name: read(data[name]) for name, (_, read), _ in _shape(kind) if name in data})
+
+
+Form = tuple[Callable[[Any], Any], Callable[[Any], Any]]
+"""How values of one type are written, and how they are read."""
+
+_shapes: dict[type, Sequence[tuple[str, Form, Any]]] = {}
+
+
+def _shape(kind: Any) -> Sequence[tuple[str, Form, Any]]:
+    """Name, form and default of each field that is written."""
     if kind not in _shapes:
-        _shapes[kind] = _look_at(kind)
+        hints = typing.get_type_hints(kind)
+        shape: list[tuple[str, Form, Any]] = []
+        _shapes[kind] = shape
+        for field in dataclasses.fields(kind):
+            if (kind, field.name) not in LEFT_OUT:
+                factory = field.default_factory
+                default = field.default if factory is dataclasses.MISSING else factory()
+                shape.append((field.name, _form(hints[field.name]), default))
     return _shapes[kind]
 
 
-_shapes: dict[type, Sequence[tuple[str, Any, Any]]] = {}
-
-
-def _look_at(kind: Any) -> Sequence[tuple[str, Any, Any]]:
-    hints = typing.get_type_hints(kind)
-    shape = []
-    for field in dataclasses.fields(kind):
-        if (kind, field.name) not in LEFT_OUT:
-            factory = field.default_factory
-            default = field.default if factory is dataclasses.MISSING else factory()
-            shape.append((field.name, hints[field.name], default))
-    return shape
-
-
-def _write(value: Any, hint: Any) -> Any:
-    kind, items = _kind(hint, value)
-    if kind == "dataclass":
-        return _fields(value)
-    if kind == "mapping":
-        return {str(key): _write(item, items) for key, item in value.items()}
-    if kind == "sequence":
-        return [_write(item, items) for item in value]
-    return codec.encode(value, describe=True)
-
-
-def _build(kind: type, data: Mapping[str, Any]) -> Any:
-    given = {}
-    for name, hint, _ in _shape(kind):
-        if name in data:
-            given[name] = _read(data[name], hint)
-    return kind(**given)
-
-
-def _read(data: Any, hint: Any) -> Any:
-    kind, items = _kind(hint, data)
-    if kind == "dataclass":
-        if not isinstance(data, dict):
-            raise TypeError(f"{str(data)[:50]!r} is no {items.__name__}")
-        return _build(items, data)
-    if kind == "mapping":
-        return {key: _read(item, items) for key, item in data.items()}
-    if kind == "sequence":
-        return tuple(_read(item, items) for item in data)
-    return codec.decode(data, types.RemoteValue)
-
-
-def _kind(hint: Any, value: Any) -> tuple[str, Any]:
-    """How a value of a field of this type is written; with it the type of a container's items, or the dataclass."""
+def _form(hint: Any) -> Form:
+    """The form of the values of fields that are annotated so."""
     if isinstance(hint, python.UnionType) or typing.get_origin(hint) is typing.Union:
-        if value is None:
-            return "plain", None
-        hint = next(one for one in typing.get_args(hint) if one is not type(None))
+        write, read = _form(next(one for one in typing.get_args(hint) if one is not type(None)))
+        return lambda value: None if value is None else write(value), lambda data: None if data is None else read(data)
     origin = typing.get_origin(hint)
     if dataclasses.is_dataclass(hint):
-        return "dataclass", hint
-    if hint is types.Message:
-        return "plain", None
+        return _fields, functools.partial(_build_checked, hint)
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return "mapping", typing.get_args(hint)[1]
-    if isinstance(origin, type) and issubclass(origin, Sequence):
-        return "sequence", typing.get_args(hint)[0]
-    return "plain", None
+        write, read = _form(typing.get_args(hint)[1])
+        return (
+            lambda value: {str(key): write(item) for key, item in value.items()},
+            lambda data: {key: read(item) for key, item in data.items()},
+        )
+    if isinstance(origin, type) and issubclass(origin, Sequence) and typing.get_args(hint) != (types.Message,):
+        write, read = _form(typing.get_args(hint)[0])
+        return (
+            lambda value: [write(item) for item in value],
+            lambda data: tuple(map(read, data)),
+        )
+    if hint is str:
+        return _write_text, _read_text
+    if origin is not None:
+        return codec.encode, lambda data: tuple(codec.decode(data))
+    return functools.partial(codec.encode, describe=True), lambda data: codec.decode(data, types.RemoteValue)
+
+
+def _build_checked(kind: Any, data: Any) -> Any:
+    if not isinstance(data, dict):
+        raise TypeError(f"{str(data)[:50]!r} is no {kind.__name__}")
+    return _build(kind, data)
+
+
+def _write_text(value: str) -> Any:
+    return value if value.isascii() else codec.encode(value)
+
+
+def _read_text(data: Any) -> Any:
+    return data if isinstance(data, str) else codec.decode(data)

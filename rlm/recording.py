@@ -36,6 +36,7 @@ class Log:
         self.lease = lease
         self.past = Past(records)
         self.events: list[Event] = [record.event for record in records]
+        self.times: list[float] = [record.time for record in records]
         self.tell = tell or _silence
         self._opening = opening
         self._clock = clock
@@ -63,6 +64,7 @@ class Log:
         record = Recorded(self.past.number, self._clock(), event)
         self.past.take(event)
         self.events.append(event)
+        self.times.append(record.time)
         if self.lease is not None:
             task = asyncio.get_running_loop().create_task(self.lease.append([record], blobs))
             self._pending.add(task)

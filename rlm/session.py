@@ -754,8 +754,9 @@ class Session(Closing):
                 await self._keeper.settled()
             await self._log.settled()
             events = self._past.path() if after is None else self._past.path_to(after)
-            now = time.time()
-            records = [Recorded(n, now, event) for n, event in enumerate([*events, Forked("", self.name, after)])]
+            times = dict(zip(map(id, self._log.events), self._log.times, strict=True))
+            records = [Recorded(number, times[id(event)], event) for number, event in enumerate(events)]
+            records.append(Recorded(len(records), time.time(), Forked("", self.name, after)))
             taken = SessionExistsError(f"session {name!r} exists: fork into another name, or delete it first")
             if any(one.name == name and one.events for one in await stored.store.list()):
                 raise taken

@@ -1,0 +1,144 @@
+"""A store that ends its own process at the n-th event: before it hands it on, while it is on its way, or after.
+
+It is a Store around another one, and changes nothing of what that one does. `workers` finds the processes that a host
+has started, for whoever kills those.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from rlm.ports import Content, Lease, Store
+from rlm.types import Recorded, StoredSession
+
+
+@dataclass(frozen=True)
+class Doom:
+    """What happens to a life. on: "append" or "request", at the n-th of which, "before", "during" or "after" it; or
+    "time", after so many seconds. whom: "host", "worker", or "both". delay: seconds from there to the kill."""
+
+    on: str
+    whom: str = "host"
+    n: int = 0
+    when: str = "before"
+    delay: float = 0.0
+
+
+def workers(host: int) -> list[int]:
+    """The processes that are children of this one."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (folder / "stat").read_bytes().rpartition(b")")[2].split()
+                if int(fields[1]) == host and fields[0] != b"Z":
+                    found.append(int(folder.name))
+    return sorted(found)
+
+
+def strike(host: int, whom: str, rng: Random) -> bool:
+    """Kill what is to be killed; False where it is not there. The host may be this process: it does not return then."""
+    struck = False
+    if whom != "host":
+        children = workers(host)
+        for child in children if whom == "both" else rng.sample(children, min(1, len(children))):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+                struck = True
+    if whom != "worker":
+        os.kill(host, signal.SIGKILL)
+        struck = True
+    return struck
+
+
+class DoomedStore:
+    """`store`, with a count of what is appended through it, by all leases. told: is told of kills of workers."""
+
+    def __init__(self, store: Store, dooms: Sequence[Doom], rng: Random, told: Callable[[], None]) -> None:
+        self.store = store
+        self.appended = 0
+        self._told = told
+        self._dooms = [doom for doom in dooms if doom.on == "append"]
+        self._rng = rng
+
+    def pass_by(self, number: int, when: str) -> None:
+        """Kill whom it is the time for."""
+        for doom in self._dooms:
+            if (doom.n, doom.when) == (number, when):
+                if when == "during":
+                    threading.Thread(target=self._strike, args=(doom,), daemon=True).start()
+                else:
+                    self._strike(doom)
+
+    def _strike(self, doom: Doom) -> None:
+        time.sleep(doom.delay)
+        if strike(os.getpid(), doom.whom, self._rng):
+            self._told()
+
+    async def lease(self, name: str, *, wait: float | None = 0.0) -> Lease:
+        return DoomedLease(self, await self.store.lease(name, wait=wait))
+
+    async def read(self, name: str) -> Sequence[Recorded]:
+        return await self.store.read(name)
+
+    async def list(self) -> Sequence[StoredSession]:
+        return await self.store.list()
+
+    async def blob(self, digest: str) -> bytes | Path:
+        return await self.store.blob(digest)
+
+    async def rename(self, name: str, new: str) -> None:
+        await self.store.rename(name, new)
+
+    async def delete(self, name: str) -> None:
+        await self.store.delete(name)
+
+    async def collect(self) -> int:
+        return await self.store.collect()
+
+    async def check(self) -> Sequence[str]:
+        return await self.store.check()
+
+    async def close(self) -> None:
+        await self.store.close()
+
+
+class DoomedLease:
+    """A lease of a `DoomedStore`."""
+
+    def __init__(self, store: DoomedStore, lease: Lease) -> None:
+        self._store, self._lease = store, lease
+
+    @property
+    def id(self) -> str:
+        return self._lease.id
+
+    @property
+    def name(self) -> str:
+        return self._lease.name
+
+    @property
+    def folder(self) -> Path | None:
+        return self._lease.folder
+
+    async def append(self, records: Sequence[Recorded], blobs: Mapping[str, Content | None] | None = None) -> None:
+        self._store.appended += 1
+        number = self._store.appended
+        self._store.pass_by(number, "before")
+        self._store.pass_by(number, "during")
+        await self._lease.append(records, blobs)
+        self._store.pass_by(number, "after")
+
+    async def hold(self, digests: Sequence[str]) -> None:
+        await self._lease.hold(digests)
+
+    async def release(self) -> None:
+        await self._lease.release()

@@ -63,16 +63,28 @@ MIGRATIONS: Sequence[Callable[[sqlite3.Connection], None]] = (create_tables,)
 
 def version(connection: sqlite3.Connection, path: Path) -> int:
     """How many migrations the store at `path` has seen. Raises `StoreError` where it is newer, or none of ours."""
-    known: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    known, application, tables = _one_state(connection)
     if known > len(MIGRATIONS):
         raise StoreError(
             f"{path} was made by a newer version of rlm (schema {known}; this one knows {len(MIGRATIONS)}): update rlm"
         )
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
-    strange = application != APPLICATION
-    if strange and (application or known or connection.execute("SELECT 1 FROM sqlite_master").fetchone()):
+    if application != APPLICATION and (application or known or tables):
         raise StoreError(f"{path} is a database of another program: name another folder")
     return known
+
+
+def _one_state(connection: sqlite3.Connection) -> tuple[int, int, int]:
+    """Version, program, and number of tables, before or after a migration of another process and not in between."""
+    inside = connection.in_transaction
+    if not inside:
+        connection.execute("BEGIN")
+    try:
+        asked = ("PRAGMA user_version", "PRAGMA application_id", "SELECT count(*) FROM sqlite_master")
+        known, application, tables = (connection.execute(one).fetchone()[0] for one in asked)
+        return known, application, tables
+    finally:
+        if connection.in_transaction and not inside:
+            connection.execute("ROLLBACK")
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:

@@ -398,6 +398,20 @@ say("recorded")
     connection.close()
 
 
+def test_a_store_may_be_read_while_it_is_being_made(tmp_path: Path) -> None:
+    async def main() -> None:
+        for place in range(40):
+            stores = [SQLiteStore(tmp_path / str(place)) for _ in range(4)]
+            leases = asyncio.gather(*(store.lease(f"s{number}") for number, store in enumerate(stores[:2])))
+            while not leases.done():
+                await asyncio.gather(*(store.list() for store in stores[2:]))
+            assert len(await stores[2].list()) == 2
+            for store in stores:
+                await store.close()
+
+    asyncio.run(main())
+
+
 def test_each_migration_has_a_name_that_says_what_it_does() -> None:
     assert [migration.__name__ for migration in MIGRATIONS] == ["create_tables"]
 

@@ -37,7 +37,7 @@ from rlm.errors import (
     TurnError,
     UnfinishedTurnError,
 )
-from rlm.folds import Past, PastTurn, is_own
+from rlm.folds import Past, PastTurn, is_own, root_of
 from rlm.listeners import Listening
 from rlm.portal import Closing, aiterate, blocking, hopping, in_thread, iterate, portal
 from rlm.ports import Lease, Store
@@ -575,13 +575,15 @@ class Session(Closing):
             await self._awake()
             allowed, started = self._allowed_seconds(), time.perf_counter()
             path = f"u{self._past.cells_begun}"
-            host = self._host(path, Ledger(self._setup.limits, parent=self._ledger))
+            # Where the end of a process cut a cell off, it has no end on record, but its calls have their answers.
+            record = Record(event for event in self._past.path() if root_of(event.at) == path)
+            host = self._host(path, Ledger(self._setup.limits, parent=self._ledger), record=record)
             try:
                 async with asyncio.timeout(allowed) as deadline:
                     journal = Journal(
                         host,
                         path,
-                        Record(),
+                        record,
                         self._append,
                         once=host.tree.once,
                         tell=self._tell,

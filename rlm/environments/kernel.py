@@ -179,7 +179,7 @@ class Kernel:
                 f"the worker did not start within {self._start_seconds:g} s{self._how_it_ended()}"
             ) from None
         except WorkerGone as gone:
-            raise SandboxError(f"the worker did not start: {gone}") from None
+            raise SandboxError(f"the worker did not start: {gone}") from gone
         except BaseException:
             await self.close()
             raise

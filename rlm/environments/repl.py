@@ -151,7 +151,12 @@ class Namespace:
     async def _start_worker(self) -> tuple[Kernel, str]:
         """A new worker with everything that is to be in it, and what is to be said of that."""
         for attempt in reversed(range(MAX_ATTEMPTS)):
-            kernel = await self._start_empty()
+            try:
+                kernel = await self._start_empty()
+            except SandboxError as error:
+                if not isinstance(error.__cause__, WorkerGone) or attempt < MAX_ATTEMPTS - 1:
+                    raise
+                continue  # somebody may have killed it; a second death in a row has another reason
             try:
                 told = ""
                 if self.revive is not None:

@@ -481,3 +481,15 @@ def test_children_replay_too() -> None:
         assert session.ask("?").response == "child"
         replayed = session.replay()
         assert (replayed.requests, replayed.difference) == (3, None)
+
+
+def test_a_cell_of_the_users_own_that_was_cut_off_pays_nothing_twice_when_it_is_run_again() -> None:
+    code = "a = llm_query('a'); maybe_die(); b = llm_query('b')"
+    script = f"""
+        model = ScriptedModel(lambda messages: messages[0]["content"].upper())
+        with RLM(model, tools={{"maybe_die": MAYBE}}) as rlm, rlm.session("s") as session:
+            session.run({code!r})
+            print(session.get("a"), session.get("b"), len(model.requests))
+    """
+    killed("MAYBE = die\n" + textwrap.dedent(script))
+    assert killed("MAYBE = lambda: None\n" + textwrap.dedent(script), expect=0) == "A B 1\n"

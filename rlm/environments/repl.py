@@ -86,6 +86,7 @@ class Namespace:
         self._folder: Path | None = None
         self._lock = asyncio.Lock()
         self._notes: list[str] = []
+        self._ended = self._revived = ""
         self._closed = False
         self._process = os.getpid()
 
@@ -141,15 +142,18 @@ class Namespace:
             return kernel
         if kernel is not None:
             self._kernel = None
-            lost = "" if self.revive else self._losses(kernel)
-            await kernel.close()
-            started, told = await self._start_worker()
-            self._notes.append(f"The REPL was restarted: {kernel.dead}. {lost or told}".rstrip())
-            return started
-        return (await self._start_worker())[0]
+            await self._leave(kernel)
+        return await self._start_worker()
 
-    async def _start_worker(self) -> tuple[Kernel, str]:
-        """A new worker with everything that is to be in it, and what is to be said of that."""
+    async def _leave(self, kernel: Kernel) -> None:
+        """Let go of a worker that is gone. The next one, whenever it starts, has to say so."""
+        self._kernel = None
+        lost = "" if self.revive else self._losses(kernel)
+        self._ended = f"The REPL was restarted: {kernel.dead}. {lost}".rstrip()
+        await kernel.close()
+
+    async def _start_worker(self) -> Kernel:
+        """A new worker with everything that is to be in it; what is to be said of it stands in the notes."""
         for attempt in reversed(range(MAX_ATTEMPTS)):
             try:
                 kernel = await self._start_empty()
@@ -171,7 +175,11 @@ class Namespace:
                 raise
             else:
                 self._kernel = kernel
-                return kernel, told
+                self._revived = told
+                if self._ended:
+                    self._notes.append(f"{self._ended} {told}".rstrip())
+                    self._ended = ""
+                return kernel
         raise AssertionError("the last attempt returns or raises")
 
     async def _start_empty(self) -> Kernel:
@@ -261,11 +269,11 @@ class Namespace:
     async def _restarted(self, kernel: Kernel, gone: WorkerGone, before: str) -> REPLResult:
         """The result of a cell that took its worker with it: a new one stands, and the losses are named."""
         losses = self._losses(kernel)
-        self._kernel = None
-        await kernel.close()
-        _, told = await self._start_worker()
+        await self._leave(kernel)
+        await self._start_worker()
+        self.take_notes()
         if self.revive is not None:
-            losses = f"The namespace is as it was before this cell. {told}".rstrip()
+            losses = f"The namespace is as it was before this cell. {self._revived}".rstrip()
         kind = "CellTimeout" if gone.stopped == "timeout" else "WorkerDied"
         limit = f" The cell ran over its limit of {self.cell_timeout:g} s." if gone.stopped == "timeout" else ""
         error = CellError(kind, f"{kind}: {gone}.{limit} The REPL was restarted. {losses}")

@@ -818,13 +818,14 @@ class Session(Closing):
         return await self._stored.store.blob(event.digest)
 
     def _names_given(self) -> Mapping[str, str]:
-        names: dict[str, str] = {}
+        names = {one.name: type(one.value).__name__ for one in self._setup.tools if not one.is_function}
         for index, event in self._past.contexts.items():
             names |= dict.fromkeys([f"context_{index}", *(["context"] if index == 0 else [])], event.type)
             names |= {event.name: event.type} if event.name else {}
         for index in range(len(self._past.ended)):
             names |= dict.fromkeys([f"history_{index}", *(["history"] if index == 0 else [])], "list")
-        return names
+        aliases = {name: names.get(given, "function") for name, given in self._past.heap.given.items()}
+        return names | aliases
 
     def _left_unanswered(self) -> tuple[Any, prompts.ContextInfo] | None:
         """The input that the last turn, which ended without an answer, left behind."""

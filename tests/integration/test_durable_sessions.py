@@ -95,6 +95,18 @@ def test_opening_starts_no_worker_and_asks_nothing() -> None:
         assert "restored" not in [event.kind for event in session.log]
 
 
+def test_a_session_that_sleeps_lists_the_same_variables() -> None:
+    def look(session: Session) -> Any:
+        return dict(sorted(session.variables().items()))
+
+    tools = {"constant": {"a": 1}, "lookup": lambda: 1}
+    with RLM(ScriptedModel([]), tools=tools) as rlm, rlm.session("s") as session:
+        session.add_context([1], name="doc")
+        session.run("x = constant; y = context; f = lookup; import math; g = (n for n in [1]); z = [1]")
+        live = look(session)
+    assert reopened(ScriptedModel([]), look, tools=tools) == live
+
+
 def test_a_session_that_was_only_opened_leaves_nothing() -> None:
     with RLM(ScriptedModel([])) as rlm:
         rlm.session("s").close()

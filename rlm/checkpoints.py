@@ -254,7 +254,8 @@ class Keeper:
         """Run the cells that the checkpoint does not hold. Returns how many, how often they diverged, how many not."""
         again = diverged = skipped = 0
         record = Record(self._log.past.path()) if len(cells) > held else Record()
-        for ran in cells[held:]:
+        for number, ran in enumerate(cells[held:], held):
+            kernel.cells = number
             if not self._rerun or not may_run_again(ran) or ran.at in self._deadly:
                 skipped += not ran.result.restarted
                 continue

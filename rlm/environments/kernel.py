@@ -133,7 +133,8 @@ class _Cell:
 class Kernel:
     """One worker, started and driven. `dead` says why no more can be asked of it, None while it lives.
 
-    tools: host functions that cells can call by name. start_seconds: how long the worker may take to say its first
+    tools: host functions that cells can call by name. cells: the number of the last one, by which tracebacks name it;
+    whoever goes on from an earlier worker sets it. start_seconds: how long the worker may take to say its first
     word.
     """
 
@@ -148,7 +149,7 @@ class Kernel:
         self._start_seconds = start_seconds
         self._wire = wire.Wire()
         self._cell: _Cell | None = None
-        self._cells = 0
+        self.cells = 0
         self._number = 0
         self._parts = 0
         self._last_call = 0
@@ -227,8 +228,8 @@ class Kernel:
         self._check()
         if self._cell is not None:
             raise RuntimeError("a kernel runs one cell at a time")
-        self._cells += 1
-        cell = self._cell = _Cell(self._cells, answer, printed, loop.create_future())
+        self.cells += 1
+        cell = self._cell = _Cell(self.cells, answer, printed, loop.create_future())
         timer = None if timeout is None else loop.call_later(timeout, self._stop, cell, "timeout", GRACE_SECONDS)
         started = time.perf_counter()
         try:

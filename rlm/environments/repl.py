@@ -174,6 +174,7 @@ class Namespace:
                 await kernel.close()
                 raise
             else:
+                kernel.cells = max(kernel.cells, self.cells)
                 self._kernel = kernel
                 self._revived = told
                 if self._ended:

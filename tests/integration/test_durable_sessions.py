@@ -95,6 +95,14 @@ def test_opening_starts_no_worker_and_asks_nothing() -> None:
         assert "restored" not in [event.kind for event in session.log]
 
 
+def test_tracebacks_count_cells_through_all_workers() -> None:
+    def fail(session: Session) -> str:
+        return session.run("1 / 0").stderr
+
+    assert 'File "<cell 1>"' in reopened(ScriptedModel([]), fail)
+    assert 'File "<cell 2>"' in reopened(ScriptedModel([]), fail)
+
+
 def test_a_session_that_sleeps_lists_the_same_variables() -> None:
     def look(session: Session) -> Any:
         return dict(sorted(session.variables().items()))

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     Rule = Callable[["Walk", int, Any], Iterable[Any]]
 
 LARGE = 1024  # characters or bytes from which on a text is worth keeping one and the same
+FEW = 8  # items of a tuple that are looked at one by one
 ATOMS = frozenset((int, float, complex, bool, type(None), type(...), type(NotImplemented), range))
 TEXTS = frozenset((str, bytes))
+SIMPLE = frozenset((str, bytes, tuple, frozenset))
 CONTAINERS = frozenset((list, tuple, dict, set, frozenset))
 LEAVES = frozenset(
     "datetime re decimal zoneinfo array mmap _abc _thread _struct _random".split()
@@ -100,6 +102,13 @@ class Definitions:
         return None if name is None else (name, tuple(path))
 
 
+def is_simple(obj: Any) -> bool:
+    """Whether it makes no difference if a text, tuple or frozenset is one object or several equal ones."""
+    if type(obj) in TEXTS:
+        return len(obj) <= LARGE
+    return len(obj) <= FEW and all(type(item) in ATOMS or (type(item) in TEXTS and len(item) <= LARGE) for item in obj)
+
+
 def follow(found: Any, path: Iterable[str]) -> Any:
     """What a class holds under the names, one after another; the bare function of a method. None if there is none."""
     for part in path:
@@ -156,7 +165,8 @@ class Walk:
     """A walk over what can be reached from names, each of which is a root with a number.
 
     budget: how many objects may be looked at before `OverBudget`; None for any number. given: values of the host's
-    that are referred to by name, by id. After `run` the roots that share something are in one of `groups`.
+    that are referred to by name, by id. group_of: what else to walk from with a name that was not among the candidates.
+    After `run` the roots that share something are in one of `groups`.
     """
 
     def __init__(
@@ -175,7 +185,6 @@ class Walk:
         self.known: dict[int, str] = {}
         self.rules: dict[type, Rule | None] = dict.fromkeys(CONTAINERS)
         self.alive: list[Any] = []  # what was made on the way, so that no other object gets its id
-        self.size = 0
 
     def add(self, name: str) -> int:
         number = self.number.get(name)
@@ -199,9 +208,10 @@ class Walk:
 
     def pull(self, number: int, name: str) -> None:
         """A definition needs another one as it is, not by name: both belong together, and so do their groups."""
-        for member in (name, *self.group_of(name)):
-            if member in self.namespace:
-                self.join(number, self.add(member))
+        if name not in self.number:
+            for member in self.group_of(name):
+                self.add(member)
+        self.join(number, self.add(name))
 
     def run(self, names: Iterable[str]) -> list[list[str]]:
         """Walk from all of the names, and from those that turn out to belong to them; returns the groups."""
@@ -243,10 +253,8 @@ class Walk:
                 kind = type(obj)
                 if kind in ATOMS:
                     continue
-                if kind in TEXTS:
-                    if len(obj) <= LARGE:
-                        continue
-                    self.size += len(obj)
+                if kind in SIMPLE and is_simple(obj):
+                    continue
                 key = id(obj)
                 if key in known:
                     if (name := known[key]) and name == mine and key not in owner:  # a part of the class itself
@@ -408,18 +416,11 @@ def array_edges(walk: Walk, number: int, obj: Any) -> Iterator[Any]:
     """An array: what it is a view of, and what it holds, where it holds objects."""
     if obj.base is not None:
         yield obj.base
-    else:
-        walk.size += obj.nbytes
     if obj.dtype.hasobject:
         listed = obj.tolist()
         walk.alive.append(listed)
         yield listed
     yield from gc.get_referents(obj)
-
-
-def bytes_edges(walk: Walk, number: int, obj: Any) -> Iterable[Any]:
-    walk.size += len(obj)
-    return ()
 
 
 SPECIAL: dict[type, Rule | None] = {
@@ -433,5 +434,5 @@ SPECIAL: dict[type, Rule | None] = {
     types.GetSetDescriptorType: leaf,
     types.MemberDescriptorType: leaf,
     weakref.ref: reference,
-    bytearray: bytes_edges,
+    bytearray: leaf,
 }

@@ -126,6 +126,7 @@ class Heap:
         """Have a forked copy do it; False where there can be none."""
 
         def work(say: Callable[[Any], None]) -> Any:
+            job.pause = time.monotonic() - job.started
             try:
                 answer, learnt = Snapshot(scope, None, say).run()
                 return "", dumps(self.completed(job, answer)), learnt
@@ -145,7 +146,6 @@ class Heap:
             self.copy = Copy(work, self.after_fork, done)
         except OSError:
             return False
-        job.pause = time.monotonic() - job.started
         self.copy.start()
         return True
 

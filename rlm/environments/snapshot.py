@@ -109,6 +109,7 @@ class Snapshot:
         self.atoms: dict[str, Any] = {}
         self.related: dict[str, tuple[list[str], list[str], bool]] = {}
         self.pristine: dict[str, str] = {}
+        self.candidates: set[str] = set()
         self.python = ".".join(map(str, sys.version_info[:2]))
 
     def spend(self, work: int) -> None:
@@ -119,6 +120,7 @@ class Snapshot:
 
     def run(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What to answer, and what the next capture must know."""
+        self.candidates = set(self.scope.names)
         roots = [name for name in self.scope.names if self.is_root(name)]
         self.spend(len(self.scope.names) // 4)
         self.walk(roots)
@@ -213,9 +215,9 @@ class Snapshot:
         if not roots:
             return
         known, scope = self.known, self.scope
-        walk = Walk(scope.definitions, scope.given, self.budget, lambda name: known.members.get(name, ()))
+        walk = Walk(scope.definitions, scope.given, self.budget, self.more_roots)
         groups = walk.run(roots)
-        self.spend(int(self.budget - walk.left if self.budget is not None else 0) + walk.size // WEIGHT)
+        self.spend(int(self.budget - walk.left) if self.budget is not None else 0)
         self.shared = [names for names in groups if len(names) > 1]
         for names in groups:
             numbers = [walk.number[name] for name in names]
@@ -227,6 +229,12 @@ class Snapshot:
                 self.related[name] = (list(refs), list(walk.uses[number]), "restless" in walk.flags[number])
             if not self.is_same(names):
                 self.save(names, "given" in flags, "hooks" in flags)
+
+    def more_roots(self, name: str) -> list[str]:
+        """What to walk from when a definition that was no candidate turns out to belong to one."""
+        members = [member for member in self.known.members.get(name, (name,)) if member not in self.candidates]
+        self.candidates.update(members)
+        return [member for member in members if self.is_root(member)]
 
     def is_same(self, names: list[str]) -> bool:
         """Whether these are large texts, the same objects as before, that shared nothing but themselves."""
@@ -309,7 +317,7 @@ class Snapshot:
         return with_deep_stack(lambda: self.dump(values, kind, own, keep))
 
     def dump(self, values: list[Any], kind: Any, own: set[str], keep: bool) -> Blob:
-        blob = Blob(self.scope.spool, keep)
+        blob = Blob(self.scope.spool, self.spend, keep)
         try:
             saver = kind(blob, self.scope.definitions, own, self.scope.given)
             saver.dump(values)
@@ -339,7 +347,7 @@ class Snapshot:
         self.blobs[blob.digest] = blob.take()
 
     def keep_file(self, path: str) -> tuple[str, int]:
-        blob = Blob(self.scope.spool)
+        blob = Blob(self.scope.spool, self.spend)
         with open(path, "rb") as file:
             while piece := file.read(1 << 20):
                 blob.write(piece)
@@ -353,13 +361,13 @@ class Snapshot:
 class Blob:
     """Bytes on their way out: small ones in memory, others in a file of `spool`, under their digest.
 
-    keep: False where only the digest is wanted.
+    keep: False where only the digest is wanted. spend: told of the work, before it is done.
     """
 
-    def __init__(self, spool: str | None, keep: bool = True) -> None:
+    def __init__(self, spool: str | None, spend: Callable[[int], None], keep: bool = True) -> None:
         import hashlib
 
-        self.hash, self.spool, self.keep = hashlib.sha256(), spool, keep
+        self.hash, self.spool, self.spend, self.keep = hashlib.sha256(), spool, spend, keep
         self.parts: list[bytes] = []
         self.size, self.code, self.digest = 0, False, ""
         self.path: str | None = None
@@ -367,6 +375,7 @@ class Blob:
 
     def write(self, data: Any) -> int:
         size = memoryview(data).nbytes
+        self.spend(size // WEIGHT)
         self.hash.update(data)
         self.size += size
         if not self.keep:

@@ -7,7 +7,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.heaps import Session
@@ -33,7 +33,7 @@ def __look():
         if kind in (types.CodeType, types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType):
             return kind.__name__
         kept.append(o)
-        one = id(o) if kind not in (tuple, types.MethodType) else None
+        one = id(o) if kind not in (tuple, frozenset, types.MethodType) else None
         if one in numbers:
             return "#%d" % numbers[one]
         if one is not None:
@@ -201,6 +201,7 @@ async def lives(program: list[tuple[str, bool]]) -> tuple[str, str]:
     max_examples=int(os.environ.get("HEAP_PROGRAMS", "25")),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to make a failing program shorter takes minutes
     derandomize="HEAP_PROGRAMS" not in os.environ,
 )
 @given(cells)

@@ -1,0 +1,225 @@
+"""Large captures in a forked copy: the worker goes on meanwhile, and whatever the copy does harms nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from rlm.environments.kernel import WorkerGone
+from tests.heaps import Session, session
+
+LARGE = "rows = [{'n': n, 'l': [n]} for n in range(60_000)]"
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def worker(s: Session) -> int:
+    return int(await s.run("import os; print(os.getpid())"))
+
+
+async def copy_of(pid: int) -> int:
+    """The forked copy, once there is one."""
+    while not (found := children(pid)):  # noqa: ASYNC110 - the kernel tells of no child
+        await asyncio.sleep(0.001)
+    return found[0]
+
+
+def test_a_large_heap_is_captured_beside_the_next_cells() -> None:
+    async def script(s: Session) -> None:
+        await s.run(LARGE)
+        pid = await worker(s)
+        capture = asyncio.create_task(s.capture())
+        await copy_of(pid)
+        assert await s.run("rows.append('later'); rows[0]['n'] = 'later'; print(len(rows))") == "60001"
+        change = await capture
+        assert "rows" in s.saved()
+        assert change.seconds > change.pause > 0
+        await s.capture()
+        assert "rows" in s.saved()
+        assert await s.restore() == {}
+        assert await s.run("print(rows[-1], rows[0]['n'], len(rows))") == "later later 60001"
+
+    session(script)
+
+
+def test_the_answer_of_a_copy_may_come_while_a_cell_runs() -> None:
+    async def script(s: Session) -> None:
+        await s.run(LARGE)
+        capture = asyncio.create_task(s.capture())
+        await asyncio.sleep(0)
+        running = asyncio.create_task(s.run("import time\nfor _ in range(2_000): time.sleep(.01)\n"))
+        await capture
+        assert not running.done()
+        assert "rows" in s.saved()
+        s.kernel._interrupt(s.kernel._cell)  # type: ignore[arg-type]
+        with contextlib.suppress(AssertionError):
+            await running
+
+    session(script)
+
+
+def test_captures_that_come_while_one_is_under_way_follow_it_with_what_changed_since() -> None:
+    async def script(s: Session) -> None:
+        await s.run(LARGE)
+        first = asyncio.create_task(s.kernel.capture(s.spool))
+        await asyncio.sleep(0)
+        await s.run("x = 1")
+        second = asyncio.create_task(s.kernel.capture(s.spool))
+        third = asyncio.create_task(s.kernel.capture(s.spool))
+        names = [{n for group in (await task).change.groups for n in group.names} for task in (first, second, third)]
+        assert names == [{"rows", "answer"}, {"x"}, set()]
+
+    session(script)
+
+
+def test_a_copy_that_is_killed_costs_nothing_the_next_capture_has_it_all() -> None:
+    async def script(s: Session) -> None:
+        await s.run(LARGE)
+        pid = await worker(s)
+        capture = asyncio.create_task(s.capture())
+        os.kill(await copy_of(pid), signal.SIGKILL)
+        change = await capture
+        assert not s.saved()
+        assert not change.lost
+        await s.capture()
+        assert {"rows", "answer"} <= s.saved()
+
+    session(script)
+
+
+def test_a_reducer_that_ends_its_process_costs_its_own_names_in_the_end() -> None:
+    async def script(s: Session) -> None:
+        await s.cells(
+            "class A:\n    def __reduce__(self): import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+            "a = A()",
+            "b = [1]",
+        )
+        for _ in range(3):
+            await s.run("a; b")
+            await s.capture()
+        assert s.heap.lost["a"].reason == "its capture died"
+        await s.restore()
+        assert await s.run("print(b, 'a' in globals())") == "[1] False"
+
+    session(script)
+
+
+def test_an_interrupt_of_a_cell_does_not_end_the_copy() -> None:
+    async def script(s: Session) -> None:
+        await s.run(LARGE)
+        capture = asyncio.create_task(s.capture())
+        await asyncio.sleep(0)
+        result = await s.kernel.run("while True: pass", timeout=0.05)
+        assert result.error is not None
+        await capture
+        assert "rows" in s.saved()
+
+    session(script)
+
+
+def test_the_copy_ends_with_its_worker() -> None:
+    async def script(s: Session) -> None:
+        await s.run("class A:\n    def __reduce__(self):\n        import time; time.sleep(60)\na = A()")
+        parent = await worker(s)
+        capture = asyncio.create_task(s.capture())
+        pid = await copy_of(parent)
+        await s.kernel.close()
+        with pytest.raises(WorkerGone):
+            await capture
+        with contextlib.suppress(ProcessLookupError):
+            for _ in range(300):
+                os.kill(pid, 0)
+                if "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:1]:
+                    break
+                await asyncio.sleep(0.01)
+            else:
+                pytest.fail("the copy lives on")
+        await s.start()
+
+    session(script)
+
+
+def test_while_a_thread_of_the_cells_lives_values_are_captured_whole() -> None:
+    async def script(s: Session) -> None:
+        await s.run(
+            "import threading\npair = {'a': 0, 'b': 0}; stop = threading.Event()\n"
+            "def work():\n    while not stop.is_set():\n        pair.update(a=pair['a'] + 1, b=pair['b'] + 1)\n"
+            "t = threading.Thread(target=work, daemon=True); t.start()"
+        )
+        for _ in range(10):
+            await s.capture()
+            assert {"pair"} <= s.saved()
+        assert set(s.heap.lost) == {"t", "stop"}
+        await s.restore()
+        assert await s.run("print(pair['a'] - pair['b'])") in "01"
+
+    session(script)
+
+
+def test_where_no_process_can_be_forked_the_capture_is_made_in_place() -> None:
+    async def script(s: Session) -> None:
+        await s.run(LARGE)
+        await s.run("import os\ndef none(): raise OSError('no more processes')\nos.fork = none")
+        await s.capture()
+        assert "rows" in s.saved()
+        assert s.change.pause == s.change.seconds
+
+    session(script)
+
+
+def test_large_blobs_are_files_in_the_spool_and_small_ones_are_not() -> None:
+    async def script(s: Session) -> None:
+        await s.run("text = 'x' * 1_000_000; small = [1]")
+        captured = await s.kernel.capture(s.spool)
+        kinds = {group.names[0]: type(captured.blobs[group.digest]) for group in captured.change.groups}
+        assert kinds["small"] is bytes
+        assert issubclass(kinds["text"], Path)
+        assert [path.name for path in s.spool.iterdir()] == [
+            g.digest for g in captured.change.groups if "text" in g.names
+        ]
+
+    session(script)
+
+
+def test_without_a_spool_all_blobs_ride_in_the_answer() -> None:
+    async def script(s: Session) -> None:
+        await s.run("text = 'x' * 1_000_000")
+        captured = await s.kernel.capture(None)
+        assert max(len(blob) for blob in captured.blobs.values() if isinstance(blob, bytes)) > 1_000_000
+
+    session(script)
+
+
+def test_a_large_text_is_not_pickled_again_because_a_cell_reads_it() -> None:
+    async def script(s: Session) -> None:
+        await s.cells("text = 'x' * 30_000_000")
+        await s.run("n = len(text)")
+        assert (await s.capture()).pause == s.change.seconds, "in place"
+        assert s.saved() == {"n"}
+        await s.cells("other = text")
+        assert ("other", "text") in s.groups()
+        await s.cells("text = text + '!'")
+        assert {("other",), ("text",)} <= s.groups()
+
+    session(script)
+
+
+def test_no_process_and_no_thread_of_the_cells_is_left_by_captures() -> None:
+    async def script(s: Session) -> None:
+        await s.run(LARGE)
+        await s.capture()
+        pid = await worker(s)
+        assert children(pid) == []
+        assert (
+            await s.run("import threading; print([t.name for t in threading.enumerate() if t.name == 'rlm-capture'])")
+            == "[]"
+        )
+
+    session(script)

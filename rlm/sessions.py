@@ -18,6 +18,7 @@ from rlm.folds import Past, is_own, root_of, turn_number
 from rlm.notebook import write as write_notebook
 from rlm.portal import Closing, blocking, hopping, in_thread
 from rlm.ports import Store
+from rlm.stores.names import unknown
 from rlm.stores.use import Use
 from rlm.trace import write as write_trace
 from rlm.types import (
@@ -111,13 +112,18 @@ class Sessions(Closing):
         ]
         return found if limit is None else found[:limit]
 
+    async def _find(self, name: str) -> StoredSession:
+        """What a listing says of one session, without a look at its log."""
+        sessions = await self._store.list()
+        found = next((one for one in sessions if one.name == name), None)
+        if found is None:
+            raise unknown(name, [one.name for one in sessions])
+        return found
+
     async def _show(self, name: str) -> SessionShown:
         """What the log says of a session, also while somebody writes to it."""
         records = await self._store.read(name)
-        listed = next((one for one in await self._store.list() if one.name == name), None)
-        if listed is None:  # deleted just now
-            await self._store.read(name)
-            raise UnknownSessionError(f"there is no session {name!r}")
+        listed = await self._find(name)
         return await in_thread(lambda: shown(listed, records))
 
     async def _records(self, name: str) -> Sequence[Recorded]:
@@ -190,6 +196,7 @@ class Sessions(Closing):
         await self._use.close()
 
     list, alist = blocking(_list), hopping(_list)
+    find, afind = blocking(_find), hopping(_find)
     show, ashow = blocking(_show), hopping(_show)
     records, arecords = blocking(_records), hopping(_records)
     rename, arename = blocking(_rename), hopping(_rename)

@@ -12,12 +12,15 @@ from typing import Annotated
 import typer
 
 import rlm
+from rlm.cli import reopened, sessions
 from rlm.cli.ask import ask
 from rlm.cli.chat import chat
 from rlm.cli.demo import demo
 from rlm.cli.exits import ANSWERED, FAILED, USAGE
 from rlm.cli.help import Command, Group
+from rlm.cli.shell import shell
 from rlm.cli.terminal import error as say
+from rlm.cli.trace import trace
 
 app = typer.Typer(cls=Group, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -47,8 +50,19 @@ def _root(
         raise typer.Exit(USAGE)
 
 
-for command in (ask, chat, demo):
+for command in (ask, chat):
     app.command(cls=Command)(command)
+app.add_typer(sessions.app, name="sessions")
+for command in (trace, demo):
+    app.command(cls=Command)(command)
+
+LOOKED_AT = (sessions.list_, sessions.show, sessions.usage)
+GONE_ON_WITH = (reopened.resume, reopened.discard, reopened.fork, reopened.rewind)
+STEPPED_INTO = (reopened.variables, reopened.get, shell)
+CARRIED = (sessions.export, sessions.import_, sessions.notebook)
+KEPT = (sessions.rename, sessions.delete, sessions.prune, sessions.check, reopened.replay)
+for command in (*LOOKED_AT, *GONE_ON_WITH, *STEPPED_INTO, *CARRIED, *KEPT):
+    sessions.app.command(command.__name__.rstrip("_"), cls=Command)(command)
 
 
 def run(arguments: Sequence[str]) -> int:

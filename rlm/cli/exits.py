@@ -24,8 +24,12 @@ from rlm.errors import (
     ContextError,
     ErrorThresholdExceededError,
     RLMError,
+    SessionBusyError,
+    SessionExistsError,
     TimeoutExceededError,
     TokenLimitExceededError,
+    UnfinishedTurnError,
+    UnknownSessionError,
 )
 
 ANSWERED, FAILED, USAGE, LIMIT, CANCELLED, GONE, TERMINATED = 0, 1, 2, 3, 130, 141, 143
@@ -55,7 +59,7 @@ def code_of(error: BaseException) -> int:
             return CANCELLED
         case BrokenPipeError():
             return GONE
-        case ConfigurationError() | ContextError():
+        case ConfigurationError() | ContextError() | UnknownSessionError() | SessionExistsError():
             return USAGE
         case _ if isinstance(error, LIMITS):
             return LIMIT
@@ -77,6 +81,8 @@ def tell(error: BaseException, debug: bool = False) -> int:
 def described(error: BaseException) -> str:
     """What happened and what can be done about it."""
     match error:
+        case SessionBusyError():  # who has it; the mend that follows there is Python's
+            return f"{str(error).rpartition(': ')[0] or error}: --wait SECONDS waits for it"
         case RLMError():
             mend = _mend(error)
             return f"{str(error).rstrip('.')}; {mend}" if mend else str(error)
@@ -95,6 +101,8 @@ def _mend(error: RLMError) -> str:
             return "--tokens raises the limit"
         case ErrorThresholdExceededError():
             return "--errors raises the limit"
+        case UnfinishedTurnError():
+            return "so do rlm sessions resume, and rlm sessions discard"
     return ""
 
 

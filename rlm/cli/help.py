@@ -1,7 +1,7 @@
 """Help texts in one plain form, whatever version of Typer and width of terminal: options stand in groups.
 
-The groups are the `rich_help_panel` of the options; what arguments mean is said in the text above them, as versions
-differ in what they keep of it. `docs/cli.md` shows these texts as they are.
+The groups are the `rich_help_panel` of the options, in one order everywhere; what arguments mean is said in the text
+above them, as versions differ in what they keep of it. `docs/cli.md` shows these texts as they are.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
+
+LAST = ("Sessions", "Output", "Options")
 
 
 def _usage(command: Any) -> str:
@@ -34,10 +36,13 @@ def _write(command: Any, ctx: Any, formatter: Any) -> None:
             shown = names if getattr(param, "is_flag", False) or not param.metavar else f"{names} {param.metavar}"
             group = getattr(param, "rich_help_panel", None) or "Options"
             groups.setdefault(group, []).append((shown, param.help or ""))
-    groups["Options"] = groups.pop("Options", [])
-    for group, rows in groups.items():
+    for group in sorted(groups, key=_place):
         with formatter.section(group):
-            formatter.write_dl(rows)
+            formatter.write_dl(groups[group])
+
+
+def _place(group: str) -> int:
+    return LAST.index(group) if group in LAST else -1
 
 
 class Command(TyperCommand):

@@ -1,4 +1,4 @@
-"""What the user types in a chat: on a terminal with history and completion, else the lines of standard input.
+"""What the user types in a chat or shell: on a terminal with history and completion, else lines of standard input.
 
 `Lines.read` gives one entry, or None at the end. The terminal's form loads prompt_toolkit.
 """
@@ -37,6 +37,10 @@ class Lines(Protocol):
         """The next entry; None at the end. more: it continues the one before."""
         ...
 
+    def choose(self, question: str, letters: str) -> str | None:
+        """Which of the letters the user types; None where nobody answers."""
+        ...
+
 
 class Piped:
     """The lines of standard input."""
@@ -48,14 +52,21 @@ class Piped:
         line = sys.stdin.readline()
         return line.rstrip("\n") if line else None
 
+    def choose(self, question: str, letters: str) -> str | None:
+        return None
+
 
 class Typed:
-    """What is typed on a terminal. names: what `/run` completes, kept up to date by the caller."""
+    """What is typed on a terminal. names: what is completed in code, kept up to date by the caller. prompts: before an
+    entry, and before what continues one."""
 
     typed = True
 
-    def __init__(self, output: Output, commands: Mapping[str, str], history: Path) -> None:
+    def __init__(
+        self, output: Output, commands: Mapping[str, str] | None, history: Path, prompts: tuple[str, str]
+    ) -> None:
         self.names: Mapping[str, str] = {}
+        self._prompts = prompts
         self._warned = False
         self._session: PromptSession[str] = PromptSession(
             history=_history(history, output),
@@ -69,14 +80,15 @@ class Typed:
     def read(self, more: bool = False) -> str | None:
         """Ctrl-C drops what was typed; with nothing typed, the second time in a row ends the input, as Ctrl-D does."""
         self._warned = False
-        # Here Ctrl-C is a key. A signal could only strike while the terminal is being switched, and break that.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            return self._session.prompt(MORE if more else PROMPT)
-        except EOFError:
-            return None
-        finally:
-            signal.signal(signal.SIGINT, before)
+        return _prompted(self._session, self._prompts[more])
+
+    def choose(self, question: str, letters: str) -> str | None:
+        """Asks until it is one of them; Ctrl-C and Ctrl-D are no answer."""
+        session: PromptSession[str] = PromptSession(output=create_output(always_prefer_tty=True))
+        while (typed := _prompted(session, question)) is not None:
+            if (letter := typed.strip().lower()[:1]) and letter in letters:
+                return letter
+        return None
 
     def _typed(self, buffer: Buffer) -> None:
         self._warned = False
@@ -102,6 +114,17 @@ class Typed:
         return keys
 
 
+def _prompted(session: PromptSession[str], prompt: str) -> str | None:
+    # Here Ctrl-C is a key. A signal could only strike while the terminal is being switched, and break that.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return session.prompt(prompt)
+    except (EOFError, KeyboardInterrupt):
+        return None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _history(path: Path, output: Output) -> History:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -114,16 +137,18 @@ def _history(path: Path, output: Output) -> History:
 
 
 class _Completer(Completer):
-    """Commands at the beginning, paths after /add, variables after /run."""
+    """Commands at the beginning, paths after /add, variables after /run; without commands all is code."""
 
-    def __init__(self, commands: Mapping[str, str], lines: Typed) -> None:
+    def __init__(self, commands: Mapping[str, str] | None, lines: Typed) -> None:
         self._commands = commands
         self._lines = lines
         self._paths = PathCompleter(expanduser=True)
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         before = document.text_before_cursor
-        if before.startswith("/add "):
+        if self._commands is None:
+            yield from _starting(NAME.search(before), self._lines.names)
+        elif before.startswith("/add "):
             path = before.removeprefix("/add ").lstrip()
             yield from self._paths.get_completions(Document(path), complete_event)
         elif before.startswith("/run"):
@@ -140,8 +165,10 @@ def _starting(typed: re.Match[str] | None, names: Mapping[str, str]) -> Iterator
             yield Completion(name, start_position=-len(typed.group()), display_meta=meaning)
 
 
-def lines_for(output: Output, commands: Mapping[str, str], history: Path) -> Lines:
-    """How this process's user types: into a terminal, or not."""
+def lines_for(
+    output: Output, commands: Mapping[str, str] | None, history: Path, prompts: tuple[str, str] = (PROMPT, MORE)
+) -> Lines:
+    """How this process's user types: into a terminal, or not. commands: None where entries are code."""
     if sys.stdin.isatty() and (sys.stdout.isatty() or sys.stderr.isatty()):
-        return Typed(output, commands, history)
+        return Typed(output, commands, history, prompts)
     return Piped()

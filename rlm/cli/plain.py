@@ -15,6 +15,7 @@ from rlm.types import Called, Calling, Event, Failed, Ran, Running, Stopped
 
 WIDTH = 80
 ALONE = 3  # calls of a cell that get a line each
+CUT_SHORT = frozenset({"Cancelled", "TimeLimit"})  # errors of cells that ended with their turn
 PAUSE = 2.0  # seconds between lines about further calls of a cell
 
 
@@ -34,7 +35,7 @@ class PlainView:
             return
         if isinstance(event, Ran):
             self._close(event)
-        if not self._is_one_of_many(event) and not isinstance(event, (Stopped, Failed)):  # the command says those
+        if not self._is_one_of_many(event) and not _is_said_in_the_end(event):
             self._say(event)
         if isinstance(event, Running):
             self._cells[event.at] = _Calls(self._clock())
@@ -79,6 +80,12 @@ class PlainView:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stream.flush()
+
+
+def _is_said_in_the_end(event: Event) -> bool:
+    """Whether the command says it, in the one line that tells why there is no answer."""
+    error = event.result.error if isinstance(event, Ran) else None
+    return isinstance(event, (Stopped, Failed)) or (error is not None and error.type in CUT_SHORT)
 
 
 class _Calls:

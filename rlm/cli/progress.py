@@ -98,14 +98,17 @@ class Progress:
     def tell(self, event: Event) -> None:
         match event:
             case Asked(question=question, model=model):
-                self._begin(event.at, question or "(the task is in the input)", model)
+                # What was told before is not the turn's: cells that were run again to bring the namespace back.
+                self.root = self._begin(event.at, question or "(the task is in the input)", model)
             case Asking(purpose=purpose):
+                self._end_cells(event.at)
                 self._level(event.at).iterations.append(Iteration(self.now(), purpose))
             case Replied(reply=reply, seconds=seconds):
                 iteration = self._iteration(event.at)
                 iteration.usage, iteration.seconds = reply.usage, seconds
                 self.usage += reply.usage
             case Running(code=code):
+                self._end_cells(event.at)
                 self._cells[event.at] = Cell(code[:KEPT], self.now())
                 self._iteration(event.at).cells.append(self._cells[event.at])
             case Printed(text=text):
@@ -138,6 +141,12 @@ class Progress:
         if not iterations:
             iterations.append(Iteration(self.now(), usage=Usage()))
         return iterations[-1]
+
+    def _end_cells(self, at: str) -> None:
+        """What comes next in a level ends its cells: of one that is run again after a crash, nobody tells the end."""
+        for cell in self._level(at).cells:
+            if cell.ended is None:
+                cell.ended = self.now()
 
     def _calling(self, at: str, name: str, prompt: str) -> None:
         cell = self._cells.get(at.rpartition("/")[0])

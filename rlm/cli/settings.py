@@ -1,6 +1,7 @@
-"""The options that every conversation takes, declared once: which models, where cells run, limits, what is printed.
+"""The options of commands, declared once: where sessions live, which models, where cells run, limits, what is printed.
 
-What is not given comes from the environment and the config file (`rlm.config`).
+`Settings` are those of a conversation, `Reopening` of what opens a stored session and asks no model, `Storing` of what
+only looks at the store. What is not given comes from the environment and the config file (`rlm.config`).
 """
 
 from __future__ import annotations
@@ -12,27 +13,96 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVar, get_type_hints
 
 from typer import Option
 
 from rlm.cli.exits import UsageError, guarded
 from rlm.cli.terminal import Output
 from rlm.config import config_path, load_config
-from rlm.types import Limits, Listener
+from rlm.types import Limits, Listener, Messages
 
 if TYPE_CHECKING:
+    from rlm.ports import Model
     from rlm.rlm import RLM
 
 P = ParamSpec("P")
+Kind = TypeVar("Kind", bound="Options")
 
-MODELS, LIMITS, OUTPUT = "Models", "Limits, for each turn", "Output"
+SESSIONS, MODELS, LIMITS, OUTPUT = "Sessions", "Models", "Limits, for each turn", "Output"
+
+STORE = Option(
+    "--store",
+    metavar="PATH",
+    rich_help_panel=SESSIONS,
+    help="The folder of stored sessions. Default: RLM_STORE, store in the config file, or the platform's place for"
+    " data.",
+)
+WAIT = Option(
+    "--wait",
+    metavar="SECONDS",
+    rich_help_panel=SESSIONS,
+    help="How long to wait for another process that has the session open. Default: 0.",
+)
+ENVIRONMENT = Option(
+    "--environment",
+    "-e",
+    metavar="NAME",
+    rich_help_panel=MODELS,
+    help="Where cells run: local, or your own as package.module:Class. Default: local.",
+)
+JSON = Option("--json", rich_help_panel=OUTPUT, help="Print results as JSON, one line each.")
+DEBUG = Option("--debug", rich_help_panel=OUTPUT, help="Show the traceback of what goes wrong.")
+
+
+@dataclass(frozen=True, slots=True)
+class Storing:
+    """The options of commands that look at stored sessions, and open none."""
+
+    store: Annotated[str | None, STORE] = None
+    as_json: Annotated[bool, JSON] = False
+    debug: Annotated[bool, DEBUG] = False
+
+    def output(self) -> Output:
+        return Output(self.as_json)
+
+    def place(self) -> str | Path | None:
+        """The store that is meant; None for the default one."""
+        return self.store or load_config().store
+
+
+@dataclass(frozen=True, slots=True)
+class Reopening:
+    """The options of commands that open a stored session, and ask no model."""
+
+    store: Annotated[str | None, STORE] = None
+    wait: Annotated[float, WAIT] = 0.0
+    environment: Annotated[str, ENVIRONMENT] = "local"
+    as_json: Annotated[bool, JSON] = False
+    debug: Annotated[bool, DEBUG] = False
+
+    def output(self) -> Output:
+        return Output(self.as_json)
+
+    def place(self) -> str | Path | None:
+        """The store that is meant; None for the default one."""
+        return self.store or load_config().store
+
+    def open(self, listener: Listener | None = None) -> RLM:
+        """An RLM over this store, with nothing started. What one of its cells asks a model, fails."""
+        config = load_config()
+        _check_wait(self.wait)
+        if self.environment != "local":
+            make_importable(Path.cwd())
+        return _rlm(nobody(), None, config.limits, self.environment, listener, self.store or config.store)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The common options, as given; None is what was not given. Limits are those of `rlm.Limits`."""
+    """The options of a conversation, as given; None is what was not given. Limits are those of `rlm.Limits`."""
 
+    store: Annotated[str | None, STORE] = None
+    wait: Annotated[float, WAIT] = 0.0
     model: Annotated[
         str | None,
         Option(
@@ -54,16 +124,7 @@ class Settings:
             " sub_model in the config file, or the model itself.",
         ),
     ] = None
-    environment: Annotated[
-        str,
-        Option(
-            "--environment",
-            "-e",
-            metavar="NAME",
-            rich_help_panel=MODELS,
-            help="Where cells run: local, or your own as package.module:Class. Default: local.",
-        ),
-    ] = "local"
+    environment: Annotated[str, ENVIRONMENT] = "local"
     usd: Annotated[
         float | None, Option("--usd", metavar="DOLLARS", rich_help_panel=LIMITS, help="Money, sub-calls included.")
     ] = None
@@ -99,18 +160,14 @@ class Settings:
         int | None,
         Option("--concurrency", metavar="N", rich_help_panel=LIMITS, help="Model requests at once. Default: 64."),
     ] = None
-    as_json: Annotated[bool, Option("--json", rich_help_panel=OUTPUT, help="Print results as JSON, one line each.")] = (
-        False
-    )
+    as_json: Annotated[bool, JSON] = False
     events: Annotated[
         bool, Option("--events", rich_help_panel=OUTPUT, help="Print every event as a line of JSON, as it happens.")
     ] = False
     quiet: Annotated[
         bool, Option("--quiet", "-q", rich_help_panel=OUTPUT, help="Print answers and errors, nothing else.")
     ] = False
-    debug: Annotated[bool, Option("--debug", rich_help_panel=OUTPUT, help="Show the traceback of what goes wrong.")] = (
-        False
-    )
+    debug: Annotated[bool, DEBUG] = False
 
     def output(self) -> Output:
         if self.as_json and self.events:
@@ -127,28 +184,65 @@ class Settings:
             told = re.fullmatch(r"Limits\((\w+)=(.*?)\): (.*?)(, or None for no limit)?", str(error))
             raise UsageError(f"--{told[1]} {told[2]}: {told[3]}" if told else str(error)) from None
 
-    def open(self, listener: Listener) -> RLM:
-        """The RLM that these options describe, with nothing started. Raises `ConfigurationError`."""
-        from rlm.rlm import RLM
+    def place(self) -> str | Path | None:
+        """The store that is meant; None for the default one."""
+        return self.store or load_config().store
 
+    def open(self, listener: Listener | None = None, *, stand_in: Model | None = None) -> RLM:
+        """The RLM that these options describe, with nothing started. Raises `ConfigurationError`.
+
+        stand_in: the model where none is named, which else is wrong usage.
+        """
         config = load_config()
-        model = self.model or config.model
+        _check_wait(self.wait)
+        model = self.model or config.model or stand_in
         if model is None:
-            raise UsageError(
-                "no model is named: give --model provider:name (such as openai:gpt-5), set RLM_MODEL,"
-                f' or write model = "provider:name" in {config_path()}'
-            )
-        sub_model = self.sub_model or config.sub_model
-        named = [model, *(sub_model if isinstance(sub_model, list) else [sub_model or ""])]
-        if self.environment != "local" or any(name.startswith("scripted:") for name in named):
+            raise UsageError(_no_model())
+        sub_model = None if model is stand_in else self.sub_model or config.sub_model
+        named = [model, *(sub_model if isinstance(sub_model, list) else [sub_model])]
+        if self.environment != "local" or any(isinstance(one, str) and one.startswith("scripted:") for one in named):
             make_importable(Path.cwd())
-        return RLM(
-            model,
-            sub_model=sub_model,
-            limits=self.limits(config.limits),
-            environment=self.environment,
-            listener=listener,
-        )
+        limits, place = self.limits(config.limits), self.store or config.store
+        return _rlm(model, sub_model, limits, self.environment, listener, place)
+
+
+Options = Storing | Reopening | Settings
+
+
+def nobody() -> Model:
+    """Stands where a model would, and answers nothing."""
+    from rlm.errors import ModelError
+    from rlm.models import ScriptedModel
+
+    def refuse(messages: Messages) -> str:
+        raise ModelError(_no_model())
+
+    return ScriptedModel(refuse, name="none", record=False)
+
+
+def _no_model() -> str:
+    return (
+        "no model is named: give --model provider:name (such as openai:gpt-5), set RLM_MODEL,"
+        f' or write model = "provider:name" in {config_path()}'
+    )
+
+
+def _check_wait(seconds: float) -> None:
+    if not seconds >= 0:
+        raise UsageError(f"--wait {seconds:g}: give seconds, 0 or more")
+
+
+def _rlm(
+    model: str | Model,
+    sub_model: str | list[str] | None,
+    limits: Limits,
+    environment: str,
+    listener: Listener | None,
+    store: str | Path | None,
+) -> RLM:
+    from rlm.rlm import RLM
+
+    return RLM(model, sub_model=sub_model, limits=limits, environment=environment, listener=listener, store=store)
 
 
 def make_importable(folder: Path) -> None:
@@ -157,21 +251,24 @@ def make_importable(folder: Path) -> None:
         sys.path.append(str(folder))
 
 
-def with_settings(body: Callable[Concatenate[Settings, P], int]) -> Callable[..., int]:
-    """A command as Typer takes one: the parameters of `body`, and after them those of `Settings`. It is `guarded`."""
-    hints = get_type_hints(Settings, include_extras=True)
-    common = {one.name: one for one in dataclasses.fields(Settings)}
+def with_options(kind: type[Kind]) -> Callable[[Callable[Concatenate[Kind, P], int]], Callable[..., int]]:
+    """Makes a command as Typer takes one: the parameters of the body, after them those of `kind`. It is `guarded`."""
+    hints = get_type_hints(kind, include_extras=True)
+    common = {one.name: one for one in dataclasses.fields(kind)}
 
-    def command(**given: Any) -> int:
-        settings = Settings(**{name: given.pop(name) for name in common})
-        return guarded(body)(settings, debug=settings.debug, **given)
+    def decorate(body: Callable[Concatenate[Kind, P], int]) -> Callable[..., int]:
+        def command(**given: Any) -> int:
+            options = kind(**{name: given.pop(name) for name in common})
+            return guarded(body)(options, debug=options.debug, **given)
 
-    own = list(inspect.signature(body, eval_str=True).parameters.values())[1:]
-    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own] + [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=hints[name])
-        for name, one in common.items()
-    ]
-    command.__name__, command.__doc__ = body.__name__, body.__doc__
-    command.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": int}
-    command.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
-    return command
+        own = list(inspect.signature(body, eval_str=True).parameters.values())[1:]
+        parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own] + [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=hints[name])
+            for name, one in common.items()
+        ]
+        command.__name__, command.__doc__ = body.__name__, body.__doc__
+        command.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": int}
+        command.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
+        return command
+
+    return decorate

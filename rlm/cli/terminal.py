@@ -6,9 +6,10 @@ control sequences on the way, and JSON has none.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlm.narrate import printable
+from rlm.types import Event, UsageSummary
 
 if TYPE_CHECKING:
     from rich.markdown import Markdown
@@ -52,20 +54,25 @@ class Output:
         else:
             print(text, flush=True)
 
-    def result(self, value: dict[str, Any]) -> None:
+    def result(self, value: Any) -> None:
         """A result as JSON, where that was asked for: on one line, or indented for a person."""
         if self.as_json:
-            print(json.dumps(value, indent=2 if sys.stdout.isatty() else None), flush=True)
+            print(json.dumps(plain(value), indent=2 if sys.stdout.isatty() else None), flush=True)
 
     def text(self, text: str, style: str = "") -> None:
         """What a command of a chat was asked for; it makes way for JSON on standard output."""
         self._asked_for.print(Text(printable(text), style), soft_wrap=True)
 
-    def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Rows of texts; all columns but the first are numbers."""
+    def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]], last_is_text: bool = False) -> None:
+        """Rows of texts. All columns but the first are numbers; or all but the last, which is cut where it is long."""
         table = Table(*heads, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.columns[0].overflow = "fold"
         for column in table.columns[1:]:
             column.justify = "right"
+            column.no_wrap = True
+        if last_is_text:
+            table.columns[-1].justify = "left"
+            table.columns[-1].overflow = "ellipsis"
         for row in rows:
             table.add_row(*(Text(printable(cell)) for cell in row))
         self._asked_for.print(table)
@@ -78,6 +85,24 @@ class Output:
         """A word to the user, unless all but results is unwanted."""
         if not self.quiet:
             self.notes.print(Text(printable(text), "dim"), soft_wrap=True)
+
+
+def plain(value: Any) -> Any:
+    """A result as JSON has it; what has no JSON form is shown as Python shows it."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case UsageSummary():
+            return value.to_dict()
+        case Event():
+            return value.to_dict()
+        case Mapping():
+            return {str(name): plain(item) for name, item in value.items()}
+        case list() | tuple():
+            return [plain(item) for item in value]
+    if dataclasses.is_dataclass(value):
+        return {one.name: plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
+    return repr(value)
 
 
 def markdown(text: str) -> Markdown:

@@ -17,7 +17,7 @@ from typing import Self, TextIO
 
 from rlm.cli.terminal import Output
 from rlm.narrate import View
-from rlm.types import Answered, Asked, Event, Failed, Ran, Stopped
+from rlm.types import Answered, Asked, Event, Failed, Ran, Resumed, Stopped
 
 GRACE, PATIENCE = 0.5, 5.0  # seconds to wait for the end of a failed turn that may never have begun, or has
 
@@ -48,7 +48,7 @@ class Watch:
     def tell(self, event: Event) -> None:
         if self.gone:
             return
-        self._begun = self._begun or isinstance(event, Asked)
+        self._begun = self._begun or isinstance(event, (Asked, Resumed))
         try:
             if self._stream is not None:
                 print(json.dumps(event.to_dict()), file=self._stream, flush=True)
@@ -62,18 +62,22 @@ class Watch:
                 self._ended.set()
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self, asked: Asked | None = None, *, may_be_known: bool = False) -> Iterator[None]:
         """Watch one turn, or one cell of the user's own; leaves when its last event has been shown.
 
-        Raises `BrokenPipeError` where nobody reads on.
+        asked: how a turn began that is resumed now. may_be_known: the answer may be on record already, and then nothing
+        happens. Raises `BrokenPipeError` where nobody reads on.
         """
         self._ended.clear()
         self._begun = False
         with self._view:
+            if asked is not None:
+                self._view.tell(asked)
             self._watching = True
             try:
                 yield
-                self._ended.wait()
+                if self._begun or not may_be_known:  # a turn returns once all that it told has been handed on
+                    self._ended.wait()
             except KeyboardInterrupt:
                 self._check()
                 raise

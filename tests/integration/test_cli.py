@@ -302,7 +302,7 @@ def test_events_are_lines_of_json_that_end_with_the_answer(rlm: Shell) -> None:
     done = rlm("ask", "Ask for 5 pieces", *model("many"), "--sub-model", "scripted:policies:instant", "--events")
     kinds = [json.loads(line)["kind"] for line in done.stdout.splitlines()]
     assert [kind for kind in kinds if not kind.startswith("call")] == [
-        *("asked", "asking", "replied", "running", "ran", "answered")
+        *("asked", "briefed", "asking", "replied", "running", "ran", "answered")
     ]
     assert kinds[-2:] == ["ran", "answered"]
     assert (kinds.count("calling"), kinds.count("called")) == (5, 5)
@@ -494,14 +494,16 @@ def with_help(page: str) -> str:
 
 def test_the_documentation_shows_the_help_texts_as_they_are() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert [found["command"] for found in HELP.finditer(page)] == ["rlm", "rlm ask", "rlm chat", "rlm demo"]
+    assert [found["command"] for found in HELP.finditer(page)] == [
+        *("rlm", "rlm ask", "rlm chat", "rlm sessions", "rlm trace", "rlm demo")
+    ]
     assert with_help(page) == page, f"write them anew with: python {Path(__file__).relative_to(TESTS.parent)}"
 
 
 def test_the_documentation_lists_the_commands_of_a_chat(rlm: Shell) -> None:
     page = PAGE.read_text(encoding="utf-8")
     listed = rlm("chat", *model("chat"), "-q", stdin="/help\n").stdout.splitlines()
-    assert len(listed) == 7
+    assert len(listed) == 11
     for line in listed:
         assert f"| `{re.split('  +', line)[0]}` |" in page
 

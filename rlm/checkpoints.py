@@ -12,6 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -200,14 +201,14 @@ class Keeper:
         heap, contents = await self._base()
         image = heap.image()
         lost = dict(await kernel.restore(image, contents)) if heap.cells else {}
-        again, diverged, skipped = await self._run_again(kernel, cells, heap.cells)
+        again = await self._run_again(kernel, cells, heap.cells)
         names = await kernel.refresh()
         gone = {**image.lost, **image.files_lost, **lost, **self.inputs_lost}
         gone = {name: why for name, why in gone.items() if name not in names or name in lost}
         self._namespace.cells = len(cells)
-        event = Restored("", heap.cells, again, len(names), gone, diverged, skipped)
+        event = Restored("", heap.cells, again.cells, len(names), gone, again.diverged, again.skipped)
         self._log.add(event)
-        if again:
+        if again.cells:
             self.cell_ended()
         self._check_strict(gone)
         return note_of_restore(event)
@@ -250,26 +251,59 @@ class Keeper:
                     contents[digest] = await self._store.blob(digest)
         return contents
 
-    async def _run_again(self, kernel: Kernel, cells: Sequence[Ran], held: int) -> tuple[int, int, int]:
-        """Run the cells that the checkpoint does not hold. Returns how many, how often they diverged, how many not."""
-        again = diverged = skipped = 0
-        record = Record(self._log.past.path()) if len(cells) > held else Record()
-        for number, ran in enumerate(cells[held:], held):
-            kernel.cells = number
-            if not self._rerun or not may_run_again(ran) or ran.at in self._deadly:
-                skipped += not ran.result.restarted
-                continue
-            index = int(ran.at.rpartition("/c")[2])
-            host = self._connected(root_of(ran.at), _Inside(kernel, self._namespace), record, index)
-            journal = Journal(host, root_of(ran.at), record, self._log.append, first=index, tell=self._log.tell)
-            try:
-                await journal.run(ran.code)
-            except WorkerGone:
-                self._deadly.add(ran.at)
-                raise
-            again += 1
-            diverged += journal.diverged
-        return again, diverged, skipped
+    async def _run_again(self, kernel: Kernel, cells: Sequence[Ran], held: int) -> Again:
+        """Run the cells that the checkpoint does not hold."""
+
+        def begins(number: int, ran: Ran) -> bool:
+            kernel.cells = held + number
+            return self._rerun and ran.at not in self._deadly
+
+        def died(ran: Ran) -> None:
+            self._deadly.add(ran.at)
+
+        inside = _Inside(kernel, self._namespace)
+        return await run_again(self._log, cells[held:], self._connected, inside, begins, died)
+
+
+@dataclass(slots=True)
+class Again:
+    """What came of running cells again: how many were, how often they did something else, and how many were not."""
+
+    cells: int = 0
+    diverged: int = 0
+    skipped: int = 0
+
+
+async def run_again(
+    log: Log,
+    cells: Sequence[Ran],
+    connected: Connected,
+    runs: Runs,
+    begins: Callable[[int, Ran], bool],
+    died: Callable[[Ran], None],
+) -> Again:
+    """Run recorded cells once more, with the recorded answers to their calls; what has none is asked anew.
+
+    begins: told the number of each before it runs; may leave it out. died: told which one ended the worker, before the
+    `WorkerGone` goes on.
+    """
+    again = Again()
+    record = Record(log.past.path()) if cells else Record()
+    for number, ran in enumerate(cells):
+        if not begins(number, ran) or not may_run_again(ran):
+            again.skipped += not ran.result.restarted
+            continue
+        path, index = root_of(ran.at), int(ran.at.rpartition("/c")[2])
+        host = connected(path, runs, record, index)
+        journal = Journal(host, path, record, log.append, first=index, tell=log.tell)
+        try:
+            await journal.run(ran.code)
+        except WorkerGone:
+            died(ran)
+            raise
+        again.cells += 1
+        again.diverged += journal.diverged
+    return again
 
 
 def _say_how_it_ended(task: asyncio.Task[None]) -> None:

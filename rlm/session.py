@@ -17,8 +17,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, runtime_checkable
 
-from rlm import inputs
-from rlm.checkpoints import PATIENCE, Keepable, Keeper
+from rlm import inputs, plain
+from rlm.checkpoints import PATIENCE, Keepable, Keeper, run_again
 from rlm.engine import loop, prompts
 from rlm.engine.budget import Ledger
 from rlm.engine.host import SERVING, LiveHost, Namespace, Runs, Setup, Tree, context_info, opening, plain_opening
@@ -28,6 +28,8 @@ from rlm.errors import (
     BlobError,
     CancellationError,
     ConfigurationError,
+    ContextError,
+    LossError,
     RLMError,
     SessionClosedError,
     SessionError,
@@ -552,7 +554,8 @@ class Session(Closing):
         if self._stored is None or not isinstance(namespace, Keepable):
             index = await namespace.put_context(value, None, name)
             context = context_info(index, value, name)
-            self._log.add(_told(context))
+            digest, form, blobs = plain.written(value) if self._stored is not None else (None, None, {})
+            self._log.add(_told(context, digest, form, context.preview if preview else None), blobs)
             return context
         payload = await namespace.pack(value)
         digest = payload.hashed() if payload.path is None else await in_thread(payload.hashed)
@@ -793,24 +796,51 @@ class Session(Closing):
         """Have the namespace as the log says it was: inputs and histories, the heap, and what ran since."""
         if not self._asleep:
             return
-        namespace, lost = self._namespace, {}
+        namespace = self._namespace
         if isinstance(namespace, Keepable):
-            namespace.cells = len(self._past.cells)
-            for index, event in sorted(self._past.contexts.items()):
-                try:
-                    content = await self._content(event)
-                except BlobError as error:
-                    lost[f"context_{index}"] = Lost(event.type, str(error))
-                    continue
-                payload = unpacked(event.type, event.format or "text", content, event.digest or "")
-                namespace.give("context", payload, index, event.name)
-            for index, turn in enumerate(self._past.ended):
-                namespace.give("history", await namespace.pack(turn.history), index)
-        if self._keeper is not None:
-            self._keeper.inputs_lost = lost
-        await namespace.start()
+            await self._awake_from_checkpoint(namespace)
+        else:
+            await self._awake_by_running(namespace)
         await self._log.settled()
         self._asleep = False
+
+    async def _awake_from_checkpoint(self, namespace: Keepable) -> None:
+        lost = {}
+        namespace.cells = len(self._past.cells)
+        for index, event in sorted(self._past.contexts.items()):
+            try:
+                content = await self._content(event)
+            except BlobError as error:
+                lost[f"context_{index}"] = Lost(event.type, str(error))
+                continue
+            payload = unpacked(event.type, event.format or "text", content, event.digest or "")
+            namespace.give("context", payload, index, event.name)
+        for index, turn in enumerate(self._past.ended):
+            namespace.give("history", await namespace.pack(turn.history), index)
+        if self._keeper is not None:
+            self._keeper.inputs_lost = lost
+        await self._namespace.start()
+
+    async def _awake_by_running(self, namespace: Namespace) -> None:
+        """A stranger's environment has no checkpoints: it gets its inputs, and then runs all cells again."""
+        await namespace.start()
+        lost = {}
+        for index, event in sorted(self._past.contexts.items()):
+            try:
+                value = plain.read(await self._content(event), event.format)
+            except (BlobError, ContextError) as error:
+                lost[f"context_{index}"] = Lost(event.type, str(error))
+                value = None  # the numbers of the others must not change
+            await namespace.put_context(value, index, event.name)
+        for index, turn in enumerate(self._past.ended):
+            await namespace.put_history(turn.history, index)
+        rerun = self._stored is None or self._stored.rerun
+        cells = self._past.cells
+        again = await run_again(self._log, cells, self._connected, namespace, lambda *_: rerun, lambda _: None)
+        names = await namespace.variables()
+        self._log.add(Restored("", 0, again.cells, len(names), lost, again.diverged, again.skipped))
+        if lost and self._stored is not None and self._stored.strict:
+            raise LossError(f"strict=True, and inputs could not be brought back: {', '.join(lost)}", lost)
 
     async def _content(self, event: ContextAdded) -> Any:
         if self._stored is None or event.digest is None:

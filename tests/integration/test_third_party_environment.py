@@ -580,3 +580,36 @@ def test_the_process_keeps_its_standard_output() -> None:
     before = sys.stdout
     RLM(ScriptedModel([cell("print('x')"), submit("1")]), environment=ExecREPL).completion("a", "?")
     assert sys.stdout is before
+
+
+# -- durable sessions ----------------------------------------------------------------------------------------------
+
+
+def test_a_named_session_of_it_is_made_again_by_running_its_cells() -> None:
+    replies = {
+        "One?": cell("rows = [len(context), llm_query('q')]; alias = rows", submission("'one'")),
+        "Two?": submit("f'{rows} {alias is rows} {context_1} {len(history)} {doc}'"),
+    }
+    model = ScriptedModel(lambda messages: "sub" if len(messages) == 1 else replies[task(messages)])
+    with RLM(model, environment=ExecREPL) as rlm, rlm.session("s") as session:
+        session.completion("text", "One?")
+        session.add_context({"plain": {1, (2, b"3")}}, name="doc")
+        session.run("rows.append(doc)")
+    asked = len(model.requests)
+    with RLM(model, environment=ExecREPL) as rlm, rlm.session("s") as session:
+        plain = {"plain": {1, (2, b"3")}}
+        assert session.ask("Two?").response == f"{[4, 'sub', plain]} True {plain} 4 {plain}"
+        assert session.restored is not None
+        assert (session.restored.rerun, session.restored.diverged, session.restored.lost) == (3, 0, {})
+    assert len(model.requests) == asked + 1
+
+
+def test_an_input_that_only_a_worker_of_ours_could_load_is_lost_there_by_name() -> None:
+    model = by_task({"?": submit("str(context)")})
+    with RLM(model, environment=ExecREPL) as rlm, rlm.session("s") as session:
+        session.add_context(object())
+    with RLM(model, environment=ExecREPL) as rlm, rlm.session("s") as session:
+        assert session.ask("?").response == "None"
+        assert session.restored is not None
+        assert list(session.restored.lost) == ["context_0"]
+    assert "could not be brought back: context_0 (object" in opening(model.requests[0])

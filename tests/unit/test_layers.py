@@ -24,7 +24,7 @@ VALUES = {"types", "errors", "ports", "version"}
 CAPABILITY = VALUES | {"portal", "config"}
 RECORD = VALUES | {"log", "folds", "recording"}
 ASSEMBLY = CAPABILITY | RECORD
-ASSEMBLY |= {"engine", "environments", "models", "stores", "inputs", "outputs", "listeners", "tools", "checkpoints", "replay"}
+ASSEMBLY |= {"engine", "environments", "models", "stores", "inputs", "outputs", "listeners", "tools", "plain", "checkpoints", "replay"}
 
 # A module or folder of rlm/, and which others it may import. Its own folder is always open to it.
 MAY_IMPORT: Mapping[str, set[str]] = {
@@ -35,6 +35,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "config": {"types", "errors"},
     "portal": {"types", "errors"},
     "inputs": VALUES,
+    "plain": VALUES,
     "listeners": VALUES,
     "narrate": VALUES,
     "tools": VALUES,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rlm.errors import LogError, StoreError
 from rlm.stores.blobs import DIGEST, BlobFiles, digest_of
-from rlm.stores.connections import open_for_reading
+from rlm.stores.connections import empty, open_for_reading
 from rlm.stores.failures import explain
 from rlm.stores.rows import recorded, summary
 from rlm.stores.summary import Summary
@@ -48,16 +48,26 @@ def _gather(found: list[str], path: Path, sentences: Iterator[str]) -> None:
     try:
         for sentence in sentences:
             found.append(sentence)
-    except (sqlite3.Error, OSError, StoreError) as error:
+    except (sqlite3.Error, OSError, StoreError, UnicodeDecodeError) as error:
         sentence = str(explain(path, error))
         if sentence not in found:
             found.append(sentence)
 
 
 def _database(connection: sqlite3.Connection, path: Path) -> Iterator[str]:
+    new = empty()
+    try:
+        if _schema(connection) != _schema(new):
+            yield f"{path}: the tables are not as they were made"
+    finally:
+        new.close()
     for (line,) in connection.execute("PRAGMA integrity_check"):
         if line != "ok":
             yield f"{path}: {line}"
+
+
+def _schema(connection: sqlite3.Connection) -> set[tuple[str, ...]]:
+    return set(connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"))
 
 
 def _sessions(connection: sqlite3.Connection, path: Path) -> Iterator[str]:
@@ -65,7 +75,7 @@ def _sessions(connection: sqlite3.Connection, path: Path) -> Iterator[str]:
     for key, session, name, events, *listed in connection.execute(f"SELECT {columns} FROM sessions").fetchall():
         try:
             yield from _session(connection, key, session, f"{path}: session {name!r}", events, listed)
-        except (sqlite3.Error, StoreError) as error:
+        except (sqlite3.Error, StoreError, UnicodeDecodeError) as error:
             yield f"{path}: session {name!r}: {error}"
 
 

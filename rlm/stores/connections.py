@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from rlm.errors import StoreError
-from rlm.stores.failures import explain
+from rlm.stores.failures import explained
 from rlm.stores.folders import make_folder, sync_folder
 from rlm.stores.migrations import MIGRATIONS, migrate, version
 
@@ -28,25 +28,23 @@ def open_for_writing(path: Path, patience: float) -> sqlite3.Connection:
 
     patience: seconds to wait for other processes. Raises `StoreError`.
     """
-    try:
+    with explained(path):
         with _making:  # a file is made and closed here, which must not drop the locks of a connection to it
             _make(path)
             connection = _connect(path, "rw", patience)
-    except (OSError, sqlite3.Error) as error:
-        raise explain(path, error) from error
-    try:
-        known = version(connection, path)
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA fullfsync = ON")  # macOS: through the disk's own cache
-        connection.execute("PRAGMA foreign_keys = ON")
-        if known == 0:
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        _write_ahead(connection, patience)
-        connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT}")
-        migrate(connection, path)
-    except BaseException as error:
-        connection.close()
-        raise explain(path, error) from error
+        try:
+            known = version(connection, path)
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA fullfsync = ON")  # macOS: through the disk's own cache
+            connection.execute("PRAGMA foreign_keys = ON")
+            if known == 0:
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            _write_ahead(connection, patience)
+            connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT}")
+            migrate(connection, path)
+        except BaseException:
+            connection.close()
+            raise
     return connection
 
 
@@ -55,36 +53,32 @@ def open_for_reading(path: Path, patience: float) -> tuple[sqlite3.Connection, b
 
     Raises `StoreError`.
     """
-    try:
+    with explained(path):
         if not path.exists():
-            return _nothing(), False
-        connection = _connect(path, "rw", patience)
-    except (OSError, sqlite3.Error) as error:
-        raise explain(path, error) from error
-    kept = True
-    try:
+            return empty(), False
+        connection, kept = _connect(path, "rw", patience), True
         try:
-            known = version(connection, path)
-        except sqlite3.OperationalError as error:
-            # Where neither the database nor its folder can be written, SQLite cannot make the files that processes
-            # share. Then nobody changes it, and it can be read by itself, unless a log of changes lies beside it.
-            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-                raise
+            try:
+                known = version(connection, path)
+            except sqlite3.OperationalError as error:
+                # Where neither the database nor its folder can be written, SQLite cannot make the files that processes
+                # share. Then nobody changes it, and it can be read by itself, unless a log of changes lies beside it.
+                if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+                    raise
+                connection.close()
+                connection, kept = _alone(path, patience), False
+                known = version(connection, path)
+            connection.execute("PRAGMA query_only = ON")
+        except BaseException:
             connection.close()
-            connection, kept = _alone(path, patience), False
-            known = version(connection, path)
-        connection.execute("PRAGMA query_only = ON")
-        if known == 0:
-            connection.close()
-            return _nothing(), False
-        if known < len(MIGRATIONS):
-            connection.close()
-            open_for_writing(path, patience).close()
-            return open_for_reading(path, patience)
-    except BaseException as error:
+            raise
+        if known == len(MIGRATIONS):
+            return connection, kept
         connection.close()
-        raise explain(path, error) from error
-    return connection, kept
+        if known == 0:
+            return empty(), False
+        open_for_writing(path, patience).close()
+        return open_for_reading(path, patience)
 
 
 def identity(path: Path) -> tuple[int, int] | None:
@@ -118,8 +112,8 @@ def _alone(path: Path, patience: float) -> sqlite3.Connection:
     return _connect(path, "ro&immutable=1", patience)
 
 
-def _nothing() -> sqlite3.Connection:
-    """A store without sessions."""
+def empty() -> sqlite3.Connection:
+    """A store without sessions, in memory."""
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     migrate(connection, Path(":memory:"))
     return connection

@@ -5,9 +5,10 @@ Each code of SQLite and of the operating system that users can do something abou
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rlm.errors import StoreError
@@ -26,6 +27,7 @@ SQLITE: Mapping[int, str] = {
     sqlite3.SQLITE_CANTOPEN: "cannot be opened: give this user the right to write to the folder, or name another store",
     sqlite3.SQLITE_NOTADB: DAMAGED,
     sqlite3.SQLITE_CORRUPT: DAMAGED,
+    sqlite3.SQLITE_ERROR: DAMAGED,  # such as a column that is not there
     sqlite3.SQLITE_IOERR: "cannot be read or written, says the system: nothing was recorded; look at the disk",
 }
 SYSTEM: Mapping[int, str] = {
@@ -45,7 +47,9 @@ def explain(path: Path, error: BaseException, *, reading: bool = False) -> BaseE
 
     reading: what was read may be damaged, so that its values are of any type.
     """
-    if isinstance(error, sqlite3.Error):
+    if isinstance(error, UnicodeDecodeError):  # Python cannot even read what SQLite says of a damaged database
+        failure = StoreError(f"{path} {DAMAGED} ({error.object!r})")
+    elif isinstance(error, sqlite3.Error):
         failure = StoreError(f"{path} {_of_sqlite(error)}")
     elif isinstance(error, OSError):
         where = error.filename if isinstance(error.filename, str) else path
@@ -58,6 +62,18 @@ def explain(path: Path, error: BaseException, *, reading: bool = False) -> BaseE
         return error
     failure.__cause__ = error
     return failure
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """What goes wrong in it is raised as `explain` says."""
+    try:
+        yield
+    except BaseException as error:
+        told = explain(path, error)
+        if told is error:
+            raise
+        raise told from error
 
 
 def _of_sqlite(error: sqlite3.Error) -> str:

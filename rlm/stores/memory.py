@@ -20,7 +20,7 @@ from typing import Any
 from rlm.errors import BlobError, LogError, SessionExistsError, StaleLeaseError, StoreError, UnknownSessionError
 from rlm.ports import Content
 from rlm.stores.blobs import digest_of, few, read_content, refuse_strange
-from rlm.stores.failures import explain
+from rlm.stores.failures import explained
 from rlm.stores.lanes import Job, Once, settle
 from rlm.stores.line import Line
 from rlm.stores.locks import busy
@@ -211,10 +211,8 @@ class MemoryLease:
         def prepare() -> None:
             for digest, content in contents.items():
                 if content is not None:
-                    try:
+                    with explained(MEMORY):
                         read[digest] = read_content(digest, content)
-                    except OSError as error:
-                        raise explain(MEMORY, error) from error
 
         def work(store: MemoryStore) -> None:
             store.add(self._session, new, read)

@@ -24,7 +24,7 @@ from rlm.stores import tables
 from rlm.stores.audit import audit
 from rlm.stores.blobs import BlobFiles, few, refuse_strange
 from rlm.stores.connections import identity
-from rlm.stores.failures import explain
+from rlm.stores.failures import explain, explained
 from rlm.stores.folders import make_folder, remove_folder
 from rlm.stores.lanes import Job, Once, in_thread
 from rlm.stores.line import Line
@@ -64,6 +64,7 @@ class SQLiteStore:
 
     @property
     def closed(self) -> bool:
+        """From the beginning of `close` on."""
         return self._end.begun
 
     async def lease(self, name: str, *, wait: float | None = 0.0) -> SQLiteLease:
@@ -98,10 +99,8 @@ class SQLiteStore:
         return lease
 
     def _lock(self, session: str, name: str) -> Lock:
-        try:
+        with explained(self.folder / "locks"):
             return Lock.take(self.folder / "locks", session, name)
-        except OSError as error:
-            raise explain(self.folder / "locks", error) from error
 
     async def read(self, name: str) -> Sequence[Recorded]:
         self._require_own()
@@ -187,10 +186,8 @@ class SQLiteStore:
 
     async def in_pool(self, work: Callable[[], T]) -> T:
         """What `work` returns, from a thread that may take its time."""
-        try:
+        with explained(self.folder):
             return await in_thread(self._pool, work).done()
-        except OSError as error:
-            raise explain(self.folder, error) from error
 
     def line(self) -> Line:
         """A new line of jobs for the thread that writes."""
@@ -202,6 +199,7 @@ class SQLiteStore:
             raise StoreError(f"{self.folder} was opened by process {self.process}, not by this one: open it anew")
 
     def forget(self, lease: SQLiteLease) -> None:
+        """It was released."""
         self._leases.discard(lease)
 
 
@@ -229,10 +227,8 @@ class SQLiteLease:
         """On the same file system as the store. It is made when it is first asked for, and removed by `release`."""
         self._require_held()
         folder = self._place
-        try:
+        with explained(folder):
             make_folder(folder)
-        except OSError as error:
-            raise explain(folder, error) from error
         return folder
 
     @property

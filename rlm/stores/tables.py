@@ -73,12 +73,14 @@ def take(connection: sqlite3.Connection, session: str, name: str) -> Writing | N
 
 
 def rename(connection: sqlite3.Connection, session: str, *, new: str) -> None:
+    """Raises `SessionExistsError` where another one has the name."""
     if find(connection, new) not in (None, session):
         raise SessionExistsError(f"there is a session {new!r} already: choose another name, or delete it first")
     connection.execute("UPDATE sessions SET name = ? WHERE id = ?", (new, session))
 
 
 def delete(connection: sqlite3.Connection, session: str) -> None:
+    """Its log goes with it; its blobs stay until they are collected."""
     connection.execute("DELETE FROM sessions WHERE id = ?", (session,))
 
 

@@ -400,7 +400,7 @@ say("recorded")
 
 def test_a_store_may_be_read_while_it_is_being_made(tmp_path: Path) -> None:
     async def main() -> None:
-        for place in range(40):
+        for place in range(20):
             stores = [SQLiteStore(tmp_path / str(place)) for _ in range(4)]
             leases = asyncio.gather(*(store.lease(f"s{number}") for number, store in enumerate(stores[:2])))
             while not leases.done():

@@ -201,7 +201,7 @@ say(json.dumps({"wrong": wrong, "recorded": recorded, "told": told}))
 
 
 def test_no_acknowledged_append_is_lost_by_a_kill(tmp_path: Path) -> None:
-    [line] = said(KILLING, tmp_path, 40, 1)
+    [line] = said(KILLING, tmp_path, 30, 1)
     result = json.loads(line)
     assert result["wrong"] == []
     assert result["recorded"] >= result["told"] > 100

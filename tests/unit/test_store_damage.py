@@ -88,14 +88,32 @@ def test_an_undamaged_store_is_whole(template: Path) -> None:
     assert damaged(template, len) == (True, [])
 
 
-@settings(max_examples=250)
-@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+@settings(max_examples=150)
+@given(place=st.floats(0, 1, exclude_max=True) | st.floats(0, 0.15), bit=st.integers(0, 7))
 def test_a_flipped_bit_of_the_database_is_an_error_or_nothing(template: Path, place: float, bit: int) -> None:
     def flip(data: bytearray) -> None:
         data[int(place * len(data))] ^= 1 << bit
 
     whole, told = damaged(template, flip)
     assert whole or told
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"updated REAL", b"uqdated REAL"),
+        (b"CREATE TABLE events", b"CRE\xc1TE TABLE events"),
+        (b"kind TEXT", b"kinc TEXT"),
+    ],
+)
+def test_damaged_tables_are_an_error(old: bytes, new: bytes, template: Path) -> None:
+    def replace(data: bytearray) -> None:
+        assert data.count(old) == 1
+        data[:] = data.replace(old, new)
+
+    whole, told = damaged(template, replace)
+    assert told
+    assert whole == (old == b"kind TEXT")  # which nobody reads
 
 
 @settings(max_examples=40)

@@ -187,7 +187,7 @@ operations = st.one_of(
 
 
 @pytest.mark.parametrize("kind", ["disk", "memory"])
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(steps=st.lists(operations, min_size=5, max_size=25))
 def test_a_store_does_what_the_model_says(kind: str, steps: list[tuple[Any, ...]]) -> None:
     async def run(folder: Path) -> None:

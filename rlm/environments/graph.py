@@ -26,9 +26,12 @@ if TYPE_CHECKING:
     Rule = Callable[["Walk", int, Any], Iterable[Any]]
 
 LARGE = 1024  # characters or bytes from which on a text is worth keeping one and the same
+GIVEN = "\0given"  # no name of anything
+WEIGHT = 250  # bytes that take as long to save as an object takes to look at
 FEW = 8  # items of a tuple that are looked at one by one
 ATOMS = frozenset((int, float, complex, bool, type(None), type(...), type(NotImplemented), range))
 TEXTS = frozenset((str, bytes))
+ATOMS_AND_TEXTS = ATOMS | TEXTS
 SIMPLE = frozenset((str, bytes, tuple, frozenset))
 CONTAINERS = frozenset((list, tuple, dict, set, frozenset))
 LEAVES = frozenset(
@@ -172,7 +175,8 @@ class Walk:
     def __init__(
         self, definitions: Definitions, given: Mapping[int, str], budget: int | None, group_of: Callable[[str], Any]
     ) -> None:
-        self.definitions, self.given, self.group_of = definitions, given, group_of
+        self.definitions, self.group_of = definitions, group_of
+        self.pinned: set[int] = set()  # ids of texts that will not be saved again
         self.namespace = definitions.namespace
         self.left = float("inf") if budget is None else float(budget)
         self.names: list[str] = []
@@ -181,9 +185,12 @@ class Walk:
         self.refs: list[set[str]] = []
         self.uses: list[set[str]] = []
         self.flags: list[set[str]] = []  # hooks: pickling runs the user's code; restless: not understood; given: met
-        self.owner: dict[int, int] = dict.fromkeys((id(self.namespace), id(builtins.__dict__), id(builtins)), -1)
-        self.known: dict[int, str] = {}
-        self.rules: dict[type, Rule | None] = dict.fromkeys(CONTAINERS)
+        # Of what was seen: the root that came there first; of a definition the name that stands for it, "" for what an
+        # import brings back; and what is no matter at all.
+        self.seen: dict[int, int | str] = dict.fromkeys((id(self.namespace), id(builtins.__dict__), id(builtins)), -1)
+        self.seen.update(dict.fromkeys(given, GIVEN))
+        self.inside: set[int] = set()  # parts of a class that were gone through from the class itself
+        self.rules: dict[type, Rule | None] = dict.fromkeys(CONTAINERS, contained)
         self.alive: list[Any] = []  # what was made on the way, so that no other object gets its id
 
     def add(self, name: str) -> int:
@@ -234,65 +241,67 @@ class Walk:
                 return [sorted(members) for members in groups.values()]
 
     def reach(self, number: int, root: Any) -> None:
-        owner, known, rules, refs = self.owner, self.known, self.rules, self.refs[number]
-        whole = self.names[number] in self.definitions.objects
+        seen, rules = self.seen, self.rules
         todo: list[Any] = [root]
         mine = ""
-        if whole:
+        if self.names[number] in self.definitions.objects:
             todo = list(expand_definition(self, number, root))
-            mine = known[id(root)] = self.definitions.name(root) or ""
-            owner.setdefault(id(root), number)
+            mine = self.definitions.name(root) or ""
+            seen[id(root)] = mine
+            self.inside.add(id(root))
             self.pull(number, mine)
         while todo:
-            self.left -= len(todo)
-            if self.left < 0:
-                raise OverBudget
+            self.spend(len(todo))
             found: list[Any] = []
             plain: list[Any] = []
             for obj in todo:
                 kind = type(obj)
-                if kind in ATOMS:
-                    continue
-                if kind in SIMPLE and is_simple(obj):
+                if kind in ATOMS or (kind in SIMPLE and is_simple(obj)):
                     continue
                 key = id(obj)
-                if key in known:
-                    if (name := known[key]) and name == mine and key not in owner:  # a part of the class itself
-                        owner[key] = number
-                        found.extend(expand_definition(self, number, obj))
-                    elif name:
-                        refs.add(name)
-                        if whole:
-                            self.pull(number, name)
-                    continue
-                if (other := owner.get(key)) is not None:
-                    if other >= 0 and other != number:
-                        self.join(number, other)
-                    continue
-                if key in self.given:
-                    self.flags[number].add("given")
-                    continue
-                owner[key] = number
-                if kind in TEXTS:
-                    continue
-                if kind in rules:
-                    rule = rules[kind]
-                else:
-                    rule = rules[kind] = rule_for(kind)
-                if rule is None:
-                    plain.append(obj)
-                    if kind in CONTAINERS and len(obj) > self.left:
-                        raise OverBudget
-                else:
-                    more = rule(self, number, obj)
-                    if key in known:  # a definition, seen for the first time
-                        del owner[key]
-                        found.append(obj)
+                other = seen.get(key)
+                if other is None:
+                    seen[key] = number
+                    rule = rules[kind] if kind in rules else self.rule(kind)
+                    if rule is None:
+                        plain.append(obj)
+                    elif kind in CONTAINERS:
+                        found.extend(rule(self, number, obj))
                     else:
-                        found.extend(more)
+                        more = rule(self, number, obj)
+                        if seen[key] is number:
+                            found.extend(more)
+                        else:
+                            found.append(obj)  # once more, by the name that stands for it
+                elif other is not number and other != -1:
+                    found.extend(self.meet(number, mine, obj, other))
             if plain:
                 found += gc.get_referents(*plain)
             todo = found
+
+    def spend(self, work: int) -> None:
+        self.left -= work
+        if self.left < 0:
+            raise OverBudget
+
+    def rule(self, kind: type) -> Rule | None:
+        found = self.rules[kind] = rule_for(kind)
+        return found
+
+    def meet(self, number: int, mine: str, obj: Any, other: int | str) -> Iterable[Any]:
+        """Another root, or a name, has what this root came to."""
+        if type(other) is int:
+            self.join(number, other)
+        elif other == GIVEN:
+            self.flags[number].add("given")
+        elif other == mine and other and id(obj) not in self.inside:
+            self.inside.add(id(obj))
+            return expand_definition(self, number, obj)
+        elif other:
+            self.refs[number].add(str(other))
+            if mine:
+                self.pull(number, str(other))
+        return ()
 
 
 # -- how to go on from an object of some type: None where the garbage collector knows, else a function -----------------
@@ -335,15 +344,39 @@ def runs_code(kind: type) -> bool:
     return False
 
 
+def contained(walk: Walk, number: int, obj: Any) -> Iterable[Any]:
+    """What a container holds; nothing where a look at the types says that it is all simple."""
+    size = len(obj)
+    if type(obj) is dict:
+        if size <= FEW:
+            return (*obj, *obj.values())
+        return (*contained(walk, number, list(obj)), *contained(walk, number, list(obj.values())))
+    if size <= FEW:
+        return obj  # type: ignore[no-any-return]
+    walk.spend(size >> 3)
+    kinds = set(map(type, obj))
+    if kinds <= ATOMS:
+        return ()
+    if kinds <= ATOMS_AND_TEXTS:
+        return [item for item in obj if type(item) in TEXTS and len(item) > LARGE]
+    return obj  # type: ignore[no-any-return]
+
+
+def text(walk: Walk, number: int, obj: Any) -> Iterable[Any]:
+    if id(obj) not in walk.pinned:
+        walk.spend(len(obj) // WEIGHT)
+    return ()
+
+
 def definition(walk: Walk, number: int, obj: Any) -> Iterable[Any]:
     """A function or class that the walk came to: cut where a name stands for it."""
     key = id(obj)
     if not is_definition(obj, walk.namespace):
-        walk.known[key] = ""
+        walk.seen[key] = ""
         return ()
     found = walk.definitions.locate(obj)
     if found is not None:
-        walk.known[key] = found[0]
+        walk.seen[key] = found[0]
         return ()
     return expand_definition(walk, number, obj)
 
@@ -378,7 +411,7 @@ def member(walk: Walk, number: int, obj: Any) -> Iterable[Any]:
     found = walk.definitions.locate(type(obj)) if is_definition(type(obj), walk.namespace) else ("", ())
     if found is None:
         return gc.get_referents(obj)
-    walk.known[id(obj)] = found[0]
+    walk.seen[id(obj)] = found[0]
     return ()
 
 
@@ -416,6 +449,8 @@ def array_edges(walk: Walk, number: int, obj: Any) -> Iterator[Any]:
     """An array: what it is a view of, and what it holds, where it holds objects."""
     if obj.base is not None:
         yield obj.base
+    else:
+        walk.spend(obj.nbytes // WEIGHT)
     if obj.dtype.hasobject:
         listed = obj.tolist()
         walk.alive.append(listed)
@@ -434,5 +469,7 @@ SPECIAL: dict[type, Rule | None] = {
     types.GetSetDescriptorType: leaf,
     types.MemberDescriptorType: leaf,
     weakref.ref: reference,
-    bytearray: leaf,
+    bytearray: text,
+    str: text,
+    bytes: text,
 }

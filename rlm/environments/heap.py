@@ -34,6 +34,7 @@ DEATHS = 2  # of a capture, with the same names in work, until these count as lo
 MODULE_NAMES = frozenset(
     ("__name__", "__doc__", "__package__", "__loader__", "__spec__", "__builtins__", "__warningregistry__")
 )
+PLAIN = frozenset((int, float, bool, type(None), list, dict, tuple, set))  # of names that need no look before a copy
 IDLE = ("concurrent/futures/thread.py", "multiprocessing/pool.py")  # where a pool's thread waits for work
 
 
@@ -102,17 +103,19 @@ class Heap:
         """What to look at now."""
         suspects = self.suspects()
         everything = suspects is None or job.whole or self.all_next
-        names = self.all_names() if everything else sorted(suspects or ())
+        names = self.all_names() if everything else list(suspects or ())
         job.suspects = suspects if self.begun else None
         with self.lock:
             job.pending, self.pending = self.pending, set()
-        self.definitions.update(names)
-        self.sources.update(name for name in names if name in self.definitions.objects)
-        job.texts = {name: value for name in names if is_large_text(value := self.namespace.get(name))}
+        get, objects = self.namespace.get, self.definitions.objects
+        odd = [name for name in names if type(get(name)) not in PLAIN]
+        self.definitions.update([*odd, *(name for name in names if name in objects and type(get(name)) in PLAIN)])
+        self.sources.update(objects.keys() & odd)
+        job.texts = {name: value for name in odd if is_large_text(value := get(name))}
         return self.scope(names, spool, limit)
 
     def capture(self, scope: Scope, job: Job) -> None:
-        if threads_live() and self.begin_copy(scope, job):
+        if (threads_live() or len(scope.names) > BUDGET) and self.begin_copy(scope, job):
             return
         try:
             answer, learnt = Snapshot(scope, BUDGET).run()
@@ -242,15 +245,18 @@ class Heap:
 
     def learn_group(self, names: list[str], digest: str, group: bool) -> None:
         blob = digest, tuple(names) if group else ()
+        known = self.known
         for name in names:
-            self.known.forget(name)
-            self.known.blobs[name] = blob
+            if name in known or name in known.refs:
+                known.forget(name)
+            known.blobs[name] = blob
 
     # -- which names ---------------------------------------------------------------------------------------------------
 
     def all_names(self) -> list[str]:
-        found = {name for name in list(self.namespace) if type(name) is str}
-        return sorted((found | self.known.all()) - MODULE_NAMES)
+        namespace = self.namespace
+        found = [name for name in list(namespace) if type(name) is str and name not in MODULE_NAMES]
+        return found + [name for name in self.known.all() if name not in namespace]
 
     def suspects(self) -> set[str] | None:
         """The names whose values the cells since the last capture can have changed; None for all."""

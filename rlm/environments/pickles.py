@@ -13,7 +13,7 @@ import sys
 import types
 
 import arrays
-from graph import Definitions, follow, importable, is_definition, of_singleton, singletons
+from graph import LARGE, Definitions, follow, importable, is_definition, of_singleton, singletons
 
 TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
 if TYPE_CHECKING:
@@ -192,9 +192,9 @@ def reduce_function(saver: Any, obj: Any) -> Any:
 def interned(value: Any) -> Any:
     """A name, names, or a dict by names, made of the one string of that text: else equal functions were told apart."""
     if type(value) is str:
-        return sys.intern(value)
-    if type(value) is tuple and all(type(item) is str for item in value):
-        return tuple(map(sys.intern, value))
+        return sys.intern(value) if len(value) <= LARGE else value
+    if type(value) is tuple:
+        return tuple(interned(item) if type(item) is str else item for item in value)
     if type(value) is dict:
         return {interned(name): item for name, item in value.items()}
     return value

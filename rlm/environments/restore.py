@@ -7,6 +7,7 @@ Standard library only, Python 3.9 and newer: this file runs in sandboxes, beside
 
 from __future__ import annotations
 
+import io
 import linecache
 import mmap
 import os
@@ -38,6 +39,18 @@ class Unusable(Exception):
     """Why something cannot be brought back."""
 
 
+def unpickler() -> Any:
+    import pickle  # many a worker never needs it
+
+    class Unpickler(pickle.Unpickler):
+        """Finds values of the host's by name."""
+
+        def persistent_load(self, name: str) -> Any:
+            return Target.given[name]
+
+    return Unpickler
+
+
 class Restore:
     """Made and `run` once. given: the host's values in the namespace by name."""
 
@@ -48,6 +61,7 @@ class Restore:
         self.groups = [Group(saved) for saved in image["groups"]]
         self.of_name = {name: group for group in self.groups for name in group.names if name}
         self.loading: list[Group] = []
+        self.unpickler = unpickler()
         self.lost: dict[str, list[str]] = {}
         self.rebuilt: set[str] = set()
         self.why: dict[str, str] = {}
@@ -158,17 +172,10 @@ class Restore:
                 self.loading.pop()
 
     def unpickle(self, data: Any) -> Any:
-        import io
-        import pickle
-
-        class Unpickler(pickle.Unpickler):
-            def persistent_load(self, name: str) -> Any:
-                return Target.given[name]
-
         if isinstance(data, mmap.mmap):
             with data:
-                return Unpickler(data).load()  # type: ignore[arg-type]
-        return Unpickler(io.BytesIO(data)).load()
+                return self.unpickler(data).load()
+        return self.unpickler(io.BytesIO(data)).load()
 
     def bind(self, group: Group, values: list[Any]) -> None:
         for name, value in zip(group.names, values):

@@ -12,18 +12,19 @@ import sys
 import threading
 import types
 
+from itertools import chain
+
 import codec
 import folder as files
 import pickles
-from graph import LARGE, TEXTS, Definitions, OverBudget, Walk, is_definition
+from graph import LARGE, TEXTS, WEIGHT, Definitions, OverBudget, Walk, is_definition
 
 TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
 INLINE = 256 * 1024  # bytes of a blob that ride in the answer; larger ones go to a file
-WEIGHT = 250  # bytes that take as long as an object to look at
 DEEP = 1 << 29  # bytes of stack for what is nested very deep
 REPR = 200
 BUNDLED = frozenset((int, float, complex, bool, str, bytes, type(None), type(...)))
@@ -51,8 +52,8 @@ class Known:
     def __contains__(self, name: str) -> bool:
         return name in self.blobs or name in self.modules or name in self.given or name in self.lost
 
-    def all(self) -> set[str]:
-        return {*self.blobs, *self.modules, *self.given, *self.lost}
+    def all(self) -> Iterator[str]:
+        return chain(self.blobs, self.modules, self.given, self.lost)
 
     def forget(self, name: str) -> None:
         self.relate(name, (), ())
@@ -121,7 +122,7 @@ class Snapshot:
     def run(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What to answer, and what the next capture must know."""
         self.candidates = set(self.scope.names)
-        roots = [name for name in self.scope.names if self.is_root(name)]
+        roots = [name for name in sorted(self.scope.names) if self.is_root(name)]
         self.spend(len(self.scope.names) // 4)
         self.walk(roots)
         if self.atoms:
@@ -216,6 +217,7 @@ class Snapshot:
             return
         known, scope = self.known, self.scope
         walk = Walk(scope.definitions, scope.given, self.budget, self.more_roots)
+        walk.pinned = {id(known.texts[name]) for name in roots if name in known.texts}
         groups = walk.run(roots)
         self.spend(int(self.budget - walk.left) if self.budget is not None else 0)
         self.shared = [names for names in groups if len(names) > 1]

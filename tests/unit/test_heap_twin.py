@@ -56,7 +56,7 @@ def __look():
             base = o
             while getattr(base, "base", None) is not None:
                 base = base.base
-            parts += [str(o.dtype), repr(o.shape), repr(o.tolist())[:200], see(base) if base is not o else ""]
+            parts += [str(o.dtype), repr(o.shape), see(o.tolist()) if o.dtype.hasobject else repr(o.tolist())[:200], see(base) if base is not o else ""]
         elif kind is types.MethodType:
             parts += [see(o.__func__), see(o.__self__)]
         elif kind is types.FunctionType:

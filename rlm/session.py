@@ -17,19 +17,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, runtime_checkable
 
-from rlm import inputs, plain
-from rlm.checkpoints import PATIENCE, Keepable, Keeper, run_again
+from rlm import inputs, plain, waking
+from rlm.checkpoints import PATIENCE, Keepable, Keeper
 from rlm.engine import loop, prompts
 from rlm.engine.budget import Ledger
 from rlm.engine.host import SERVING, LiveHost, Namespace, Runs, Setup, Tree, context_info, opening, plain_opening
 from rlm.engine.journal import Journal, Record
-from rlm.environments.payload import unpacked
 from rlm.errors import (
-    BlobError,
     CancellationError,
     ConfigurationError,
-    ContextError,
-    LossError,
     RLMError,
     SessionClosedError,
     SessionError,
@@ -57,7 +53,6 @@ from rlm.types import (
     Forked,
     Limits,
     Listener,
-    Lost,
     Message,
     Opened,
     Ran,
@@ -608,7 +603,7 @@ class Session(Closing):
         """Names of the namespace and the names of their types, as they are now."""
         async with self._alone("variables()"):
             if self._asleep and self._keeper is not None and self._keeper.is_safe:
-                return {**self._names_given(), **self._past.heap.types}
+                return waking.names(self._past, self._setup.tools)
             await self._awake()
             return await self._namespace.variables()
 
@@ -797,65 +792,17 @@ class Session(Closing):
         if not self._asleep:
             return
         namespace = self._namespace
-        if isinstance(namespace, Keepable):
-            await self._awake_from_checkpoint(namespace)
+        stored = self._stored
+        store = stored.store if stored is not None else None
+        if isinstance(namespace, Keepable) and self._keeper is not None:
+            await waking.from_checkpoint(namespace, self._keeper, self._past, store)
+            await self._namespace.start()
         else:
-            await self._awake_by_running(namespace)
+            await self._namespace.start()
+            rerun, strict = stored is None or stored.rerun, stored is not None and stored.strict
+            await waking.by_running(self._namespace, self._log, self._connected, store, rerun=rerun, strict=strict)
         await self._log.settled()
         self._asleep = False
-
-    async def _awake_from_checkpoint(self, namespace: Keepable) -> None:
-        lost = {}
-        namespace.cells = len(self._past.cells)
-        for index, event in sorted(self._past.contexts.items()):
-            try:
-                content = await self._content(event)
-            except BlobError as error:
-                lost[f"context_{index}"] = Lost(event.type, str(error))
-                continue
-            payload = unpacked(event.type, event.format or "text", content, event.digest or "")
-            namespace.give("context", payload, index, event.name)
-        for index, turn in enumerate(self._past.ended):
-            namespace.give("history", await namespace.pack(turn.history), index)
-        if self._keeper is not None:
-            self._keeper.inputs_lost = lost
-        await self._namespace.start()
-
-    async def _awake_by_running(self, namespace: Namespace) -> None:
-        """A stranger's environment has no checkpoints: it gets its inputs, and then runs all cells again."""
-        await namespace.start()
-        lost = {}
-        for index, event in sorted(self._past.contexts.items()):
-            try:
-                value = plain.read(await self._content(event), event.format)
-            except (BlobError, ContextError) as error:
-                lost[f"context_{index}"] = Lost(event.type, str(error))
-                value = None  # the numbers of the others must not change
-            await namespace.put_context(value, index, event.name)
-        for index, turn in enumerate(self._past.ended):
-            await namespace.put_history(turn.history, index)
-        rerun = self._stored is None or self._stored.rerun
-        cells = self._past.cells
-        again = await run_again(self._log, cells, self._connected, namespace, lambda *_: rerun, lambda _: None)
-        names = await namespace.variables()
-        self._log.add(Restored("", 0, again.cells, len(names), lost, again.diverged, again.skipped))
-        if lost and self._stored is not None and self._stored.strict:
-            raise LossError(f"strict=True, and inputs could not be brought back: {', '.join(lost)}", lost)
-
-    async def _content(self, event: ContextAdded) -> Any:
-        if self._stored is None or event.digest is None:
-            raise BlobError("its content was never stored")
-        return await self._stored.store.blob(event.digest)
-
-    def _names_given(self) -> Mapping[str, str]:
-        names = {one.name: type(one.value).__name__ for one in self._setup.tools if not one.is_function}
-        for index, event in self._past.contexts.items():
-            names |= dict.fromkeys([f"context_{index}", *(["context"] if index == 0 else [])], event.type)
-            names |= {event.name: event.type} if event.name else {}
-        for index in range(len(self._past.ended)):
-            names |= dict.fromkeys([f"history_{index}", *(["history"] if index == 0 else [])], "list")
-        aliases = {name: names.get(given, "function") for name, given in self._past.heap.given.items()}
-        return names | aliases
 
     def _left_unanswered(self) -> tuple[Any, prompts.ContextInfo] | None:
         """The input that the last turn, which ended without an answer, left behind."""

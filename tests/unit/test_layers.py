@@ -24,7 +24,7 @@ VALUES = {"types", "errors", "ports", "version"}
 CAPABILITY = VALUES | {"portal", "config"}
 RECORD = VALUES | {"log", "folds", "recording"}
 ASSEMBLY = CAPABILITY | RECORD
-ASSEMBLY |= {"engine", "environments", "models", "stores", "inputs", "outputs", "listeners", "tools", "plain", "checkpoints", "replay"}
+ASSEMBLY |= {"engine", "environments", "models", "stores", "inputs", "outputs", "listeners", "tools", "plain", "checkpoints", "replay", "waking"}
 
 # A module or folder of rlm/, and which others it may import. Its own folder is always open to it.
 MAY_IMPORT: Mapping[str, set[str]] = {
@@ -46,6 +46,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "folds": VALUES | {"log", "engine"},
     "recording": VALUES | {"folds"},
     "stores": CAPABILITY | {"log"},
+    "waking": CAPABILITY | RECORD | {"engine", "environments", "checkpoints", "plain"},
     "replay": RECORD | {"engine"},
     "checkpoints": CAPABILITY | RECORD | {"engine", "environments"},
     "transfer": CAPABILITY | RECORD | {"stores"},

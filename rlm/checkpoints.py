@@ -87,7 +87,7 @@ class Keeper:
         self._dirty = False
         self._captures = 0
         self._written = 0
-        self._urgent = asyncio.Event()
+        self._urgent, self._waiting = asyncio.Event(), 0
         self._deadly: set[str] = set()
         self._accepted: set[str] = set()
         self.inputs_lost: Mapping[str, Lost] = {}
@@ -114,8 +114,12 @@ class Keeper:
     async def settled(self, seconds: float = AT_THE_END) -> None:
         """Wait until the heap is safe, but not for longer than that."""
         if self._task is not None:
+            self._waiting += 1
             self._urgent.set()
-            await asyncio.wait([self._task], timeout=seconds)
+            try:
+                await asyncio.wait([self._task], timeout=seconds)
+            finally:
+                self._waiting -= 1
 
     async def stop(self) -> None:
         """End what is under way."""
@@ -130,9 +134,9 @@ class Keeper:
                 seconds = await self._capture()
                 if self._written > THIN_AFTER and not self._dirty:
                     await self.thin()
-                if seconds > LARGE and self._dirty:
+                if seconds > LARGE and self._dirty and not self._waiting:
+                    self._urgent.clear()
                     with contextlib.suppress(TimeoutError):
-                        self._urgent.clear()
                         await asyncio.wait_for(self._urgent.wait(), SHARE * seconds)
         finally:
             self._task = None

@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from rlm.environments import lm_handler
 from rlm.environments.base_env import BaseEnv
@@ -31,6 +31,8 @@ from rlm.types import CallRecord, CellError, REPLResult, Tool
 
 if TYPE_CHECKING:
     from rlm.environments.images import Capture
+
+T = TypeVar("T")
 
 Connect = Callable[[Path], Transport]
 """Makes the transport to a new worker, whose files live in the given folder."""
@@ -391,13 +393,19 @@ class Namespace:
 
     async def variables(self) -> Mapping[str, str]:
         """Names of the namespace and their types, as they are now."""
-        async with self._lock:
-            return await (await self._live()).refresh()
+        return await self._ask(Kernel.refresh)
 
     async def get(self, name: str) -> Any:
         """The value of a name; a `RemoteValue` where it has no exact JSON form. Raises KeyError."""
+        return await self._ask(lambda kernel: kernel.get(name))
+
+    async def _ask(self, question: Callable[[Kernel], Awaitable[T]]) -> T:
+        """Ask the worker what changes nothing; where it dies meanwhile, the next one."""
         async with self._lock:
-            return await (await self._live()).get(name)
+            try:
+                return await question(await self._live())
+            except WorkerGone:
+                return await question(await self._live())
 
 
 def _names(kind: str, number: int, name: str | None) -> tuple[str, ...]:

@@ -133,6 +133,8 @@ def _pair(data: Any) -> Any:
 
 def brief(value: Any) -> str:
     """repr, at most 1,000 characters; a failing `__repr__` is answered with the type's name."""
+    if type(value) in (str, bytes) and len(value) > MAX_REPR:
+        value = value[: MAX_REPR + 1]  # of hundreds of megabytes nobody shows more
     try:
         text = repr(value)
     except Exception as error:  # noqa: BLE001 - a repr is user code, and a listing must not fail with it

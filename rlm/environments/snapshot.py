@@ -312,6 +312,8 @@ class Snapshot:
         except Exception as error:
             if not isinstance(error.__cause__, RecursionError):
                 raise
+        except OverBudget:
+            raise
         except BaseException as error:  # SystemExit and the like, of user code
             raise TypeError(f"{type(error).__name__} while it was pickled") from error
         if self.budget is not None:

@@ -106,8 +106,9 @@ class Keeper:
         """Capture the heap soon; to be called after each cell."""
         if self._store is None:
             return
-        self._dirty = True
-        if self._task is None:
+        if self._task is not None:
+            self._dirty = True
+        else:
             self._task = asyncio.get_running_loop().create_task(self._keep())
             self._task.add_done_callback(_say_how_it_ended)
 
@@ -121,6 +122,11 @@ class Keeper:
             finally:
                 self._waiting -= 1
 
+    async def answered(self) -> None:
+        """Wait for the checkpoint of the last cell, if it is on its way and quick."""
+        if self._task is not None and not self._dirty:
+            await asyncio.wait([self._task], timeout=PATIENCE)
+
     async def stop(self) -> None:
         """End what is under way."""
         if self._task is not None:
@@ -129,7 +135,8 @@ class Keeper:
 
     async def _keep(self) -> None:
         try:
-            while self._dirty:
+            again = True
+            while again:
                 self._dirty = False
                 seconds = await self._capture()
                 if self._written > THIN_AFTER and not self._dirty:
@@ -138,6 +145,7 @@ class Keeper:
                     self._urgent.clear()
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._urgent.wait(), SHARE * seconds)
+                again = self._dirty
         finally:
             self._task = None
 

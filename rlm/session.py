@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 from rlm import inputs, plain, waking
-from rlm.checkpoints import PATIENCE, Keepable, Keeper
+from rlm.checkpoints import Keepable, Keeper
 from rlm.engine import loop, prompts
 from rlm.engine.budget import Ledger
 from rlm.engine.host import SERVING, LiveHost, Namespace, Runs, Setup, Tree, context_info, opening, plain_opening
@@ -441,7 +441,7 @@ class Session(Closing):
     async def _conclude(self, turn: _Turn, completion: RLMChatCompletion) -> None:
         self._unanswered = None
         if self._keeper is not None:  # so that as a rule answer and heap are safe together
-            await self._keeper.settled(PATIENCE)
+            await self._keeper.answered()
         await self._leave_history(turn, turn.transcript.messages)
         kept, said = self._tail(turn.transcript.messages)
         await self._log.append(Answered(turn.path, completion, kept, said))

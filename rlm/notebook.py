@@ -70,14 +70,14 @@ class _Pages:
     def tell(self, event: Event, calls: Mapping[str, Counter[str]]) -> None:
         match event:
             case Asked(question=question):
-                asked = _text(question) if question is not None else "(the task is in the input)"
+                asked = question if question is not None else "(the task is in the input)"
                 self.text(f"{event.at}-question", f"## Turn {event.at.removeprefix('t')}\n\n{asked}")
             case ContextAdded(index=index, type=kind, size=size, name=name):
                 also = f" (also `{name}`)" if name else ""
                 told = kind if size is None else f"{kind}, {size:,} long"
                 self.text(f"context_{index}", f"`context_{index}`{also}: {_line(told)}")
             case Replied(reply=reply) if is_own(event) and (said := prose(reply.text)):
-                self.text(event.at, _text(said))
+                self.text(event.at, said)
             case Ran() if is_own(event):
                 if root_of(event.at).startswith("u"):
                     self.text(f"{event.at}-user", "*The user's own cell:*")
@@ -87,7 +87,7 @@ class _Pages:
             case Forked(source=source):
                 self.text("forked", f"*Forked from {_line(source)}.*")
             case Answered(completion=completion) if "/" not in event.at:
-                self.text(f"{event.at}-answer", f"**Answer**\n\n{_text(completion.response)}")
+                self.text(f"{event.at}-answer", f"**Answer**\n\n{completion.response}")
             case Stopped(reason=reason, message=message, partial_answer=partial) if "/" not in event.at:
                 self._without_answer(event, f"stopped by {reason}", message, partial)
             case Failed(error=error, message=message, partial_answer=partial) if "/" not in event.at:
@@ -96,7 +96,7 @@ class _Pages:
     def _without_answer(self, event: Event, how: str, message: str, partial: str | None) -> None:
         told = f"**No answer**: {how}: {_line(message)}"
         if partial:
-            told += f"\n\nUp to there it was:\n\n{_text(partial)}"
+            told += f"\n\nUp to there it was:\n\n{partial}"
         self.text(f"{event.at}-end", told)
 
     def text(self, name: str, markdown: str) -> None:
@@ -105,14 +105,16 @@ class _Pages:
     def _cell(self, ran: Ran, calls: Counter[str]) -> None:
         self._ran += 1
         told = {"at": ran.at, "seconds": round(ran.result.execution_time, 3)}
-        metadata = {"rlm": {**told, **({"calls": dict(calls)} if calls else {})}}
+        metadata = {
+            "rlm": {**told, **({"calls": {_text(name): count for name, count in calls.items()}} if calls else {})}
+        }
         self.cells.append(
             {
                 "cell_type": "code",
                 "id": self._id(ran.at),
                 "execution_count": self._ran,
                 "metadata": metadata,
-                "source": _lines(_text(ran.code)),
+                "source": _lines(ran.code),
                 "outputs": [*_outputs(ran.result)],
             }
         )
@@ -135,11 +137,11 @@ def _outputs(result: REPLResult) -> Iterator[dict[str, Any]]:
         stderr = stderr.rstrip("\n").removesuffix(error.text.rstrip("\n"))
     for name, text in (("stdout", result.stdout), ("stderr", stderr)):
         if text.strip("\n"):
-            yield {"output_type": "stream", "name": name, "text": _lines(_text(text))}
+            yield {"output_type": "stream", "name": name, "text": _lines(text)}
     if error is not None:
         shown = _text(error.text).strip("\n")
         value = shown.rpartition("\n")[2].removeprefix(error.type).removeprefix(": ")
-        yield {"output_type": "error", "ename": error.type, "evalue": value, "traceback": shown.split("\n")}
+        yield {"output_type": "error", "ename": _text(error.type), "evalue": value, "traceback": shown.split("\n")}
 
 
 def _calls(path: Sequence[Event]) -> Mapping[str, Counter[str]]:
@@ -153,7 +155,7 @@ def _calls(path: Sequence[Event]) -> Mapping[str, Counter[str]]:
 
 def _lines(text: str) -> list[str]:
     """As Jupyter writes texts: line by line, each with its end."""
-    return text.splitlines(keepends=True)
+    return _text(text).splitlines(keepends=True)
 
 
 def _line(text: str) -> str:

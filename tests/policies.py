@@ -6,7 +6,9 @@ Each is a function from the messages to a reply; how far a turn is follows from 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from rlm.errors import ModelError
 from rlm.types import Messages
@@ -155,3 +157,25 @@ def chat(messages: Messages) -> str:
     if "break" in question:
         raise ValueError("the client\ndoes not know what to do")
     return cell(SUBMIT.format('f"the sum is {sum(numbers)}"'))
+
+
+def patient(messages: Messages) -> str:
+    """The conversation about numbers, with what is asked written down in the folder that PATIENT names.
+
+    A slow question has a cell that says there that it began, and waits until it may go on.
+    """
+    folder = Path(os.environ["PATIENT"])
+    question = messages[1]["content"].rpartition("Task: ")[2]
+    with (folder / "requests").open("a") as file:
+        file.write(f"{question.strip()} {said(messages)}\n")
+    if "slow" not in question:
+        return chat(messages)
+    wait = (
+        "import os, time\n"
+        f"open({str(folder / 'began')!r}, 'w').close()\n"
+        f"while not os.path.exists({str(folder / 'go')!r}):\n"
+        "    time.sleep(0.01)\n"
+        "numbers.append(4)"
+    )
+    submit = SUBMIT.format('f"the sum is {sum(alias)}"')
+    return step(messages, [cell("numbers = [1, 2, 3]\nalias = numbers"), cell(wait), cell(submit)])

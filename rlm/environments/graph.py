@@ -34,9 +34,8 @@ TEXTS = frozenset((str, bytes))
 ATOMS_AND_TEXTS = ATOMS | TEXTS
 SIMPLE = frozenset((str, bytes, tuple, frozenset))
 CONTAINERS = frozenset((list, tuple, dict, set, frozenset))
-LEAVES = frozenset(
-    "datetime re decimal zoneinfo array mmap _abc _thread _struct _random".split()
-)  # that refer to nothing
+FROZEN = frozenset(("datetime", "re", "decimal", "zoneinfo", "_struct"))  # modules whose objects never change
+LEAVES = frozenset(("array", "mmap", "_abc", "_thread", "_random"))  # and those whose objects refer to nothing
 HAS_GC, HEAP = 1 << 14, 1 << 9  # Py_TPFLAGS: instances may refer to others; the type was made at run time
 OURS = "_rlm_"  # the worker's own modules
 HOOKS = ("__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__", "__getattribute__")
@@ -290,7 +289,9 @@ class Walk:
 
     def meet(self, number: int, mine: str, obj: Any, other: int | str) -> Iterable[Any]:
         """Another root, or a name, has what this root came to."""
-        if type(other) is int:
+        if type(obj) is types.CodeType:
+            self.uses[number] |= code_names(obj)
+        elif type(other) is int:
             self.join(number, other)
         elif other == GIVEN:
             self.flags[number].add("given")
@@ -320,8 +321,10 @@ def rule_for(kind: type) -> Rule | None:
         return member
     if numpy is not None and issubclass(kind, numpy.ndarray):
         return array_edges
-    if numpy is not None and issubclass(kind, (numpy.generic, numpy.dtype)) and kind is not numpy.void:
-        return leaf
+    if module in FROZEN or (
+        numpy is not None and issubclass(kind, (numpy.generic, numpy.dtype)) and kind is not numpy.void
+    ):
+        return frozen
     if kind.__flags__ & HAS_GC == 0:
         return leaf if module in LEAVES or kind.__flags__ & HEAP else restless
     if runs_code(kind):
@@ -384,11 +387,26 @@ def definition(walk: Walk, number: int, obj: Any) -> Iterable[Any]:
 def expand_definition(walk: Walk, number: int, obj: Any) -> Iterable[Any]:
     if isinstance(obj, type) and type(obj) is not type and runs_code(type(obj)):
         walk.flags[number].add("hooks")
+    if type(obj) is types.FunctionType and module_of(obj) is not None:
+        walk.seen[id(obj.__globals__)] = -1
     return gc.get_referents(obj)
+
+
+def module_of(function: Any) -> str | None:
+    """The imported module whose globals a function has that is no attribute of it; None where there is none."""
+    name = function.__globals__.get("__name__")
+    module = sys.modules.get(name) if isinstance(name, str) and name != "__main__" else None
+    return name if module is not None and vars(module) is function.__globals__ else None
 
 
 def code(walk: Walk, number: int, obj: Any) -> Iterable[Any]:
     walk.uses[number] |= code_names(obj)
+    return ()
+
+
+def frozen(walk: Walk, number: int, obj: Any) -> Iterable[Any]:
+    """What may be one object or several equal ones."""
+    walk.seen[id(obj)] = ""
     return ()
 
 
@@ -416,12 +434,13 @@ def member(walk: Walk, number: int, obj: Any) -> Iterable[Any]:
 
 
 def method(walk: Walk, number: int, obj: Any) -> Iterable[Any]:
-    return () if of_singleton(obj) else (obj.__func__, obj.__self__)
+    return frozen(walk, number, obj) if of_singleton(obj) else (obj.__func__, obj.__self__)
 
 
 def builtin(walk: Walk, number: int, obj: Any) -> Iterable[Any]:
-    owner = obj.__self__
-    return () if isinstance(owner, types.ModuleType) or of_singleton(obj) else (owner,)
+    if isinstance(obj.__self__, (types.ModuleType, type, type(None))) or of_singleton(obj):
+        return frozen(walk, number, obj)
+    return (obj.__self__,)
 
 
 def of_singleton(bound: Any) -> bool:
@@ -460,14 +479,14 @@ def array_edges(walk: Walk, number: int, obj: Any) -> Iterator[Any]:
 
 SPECIAL: dict[type, Rule | None] = {
     types.CodeType: code,
-    types.ModuleType: leaf,
+    types.ModuleType: frozen,
     types.MethodType: method,
     types.BuiltinFunctionType: builtin,
     types.GeneratorType: frame_edges,
     types.CoroutineType: frame_edges,
     types.AsyncGeneratorType: frame_edges,
-    types.GetSetDescriptorType: leaf,
-    types.MemberDescriptorType: leaf,
+    types.GetSetDescriptorType: frozen,
+    types.MemberDescriptorType: frozen,
     weakref.ref: reference,
     bytearray: text,
     str: text,

@@ -21,7 +21,7 @@ from graph import DYNAMIC, TEXTS, Definitions, OverBudget, reaches_anything
 from names import code_names
 from restore import Restore
 from snapshot import Known, Scope, Snapshot, empty_answer, is_bundled, is_large_text
-from sources import Sources
+from sources import Sources, statements
 
 TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
 if TYPE_CHECKING:
@@ -110,7 +110,9 @@ class Heap:
         get, objects = self.namespace.get, self.definitions.objects
         odd = [name for name in names if type(get(name)) not in PLAIN]
         self.definitions.update([*odd, *(name for name in names if name in objects and type(get(name)) in PLAIN)])
-        self.sources.update(objects.keys() & odd)
+        for name in self.sources.update(objects.keys() & odd):
+            self.known.blobs[name] = ("", ())  # so that it is told again, without its source
+            names += [member for member in self.known.members.get(name, (name,)) if member not in names]
         job.texts = {name: value for name in odd if is_large_text(value := get(name))}
         return self.scope(names, spool, limit)
 
@@ -327,7 +329,8 @@ class Heap:
         known.given = {name: what for name, what in image["given"].items() if name in namespace}
         known.files = signs(self.folder, image["files"])
         self.imports.update(name for what in known.modules.values() for name in what.split(", ") if "." in name)
-        self.sources.known.update(pair for group in restore.groups for pair in group.sources.items())
+        for name, source in [pair for group in restore.groups for pair in group.sources.items()]:
+            self.sources.learn(name, source, statements(source).get(name, ("", frozenset()))[1])
         self.definitions.update(namespace)
         self.pending = set(restore.rebuilt)
         self.begun, self.all_next = True, False

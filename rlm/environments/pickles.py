@@ -13,7 +13,7 @@ import sys
 import types
 
 import arrays
-from graph import LARGE, Definitions, follow, importable, is_definition, of_singleton, singletons
+from graph import LARGE, Definitions, follow, importable, is_definition, module_of, of_singleton, singletons
 
 TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
 if TYPE_CHECKING:
@@ -168,7 +168,8 @@ def reduce_function(saver: Any, obj: Any) -> Any:
     found = by_reference(saver, obj)
     if found is not None:
         return found
-    if obj.__globals__ is not namespace:
+    module = None if obj.__globals__ is namespace else module_of(obj)
+    if obj.__globals__ is not namespace and module is None:
         return None
     closure = obj.__closure__
     state = {
@@ -186,7 +187,8 @@ def reduce_function(saver: Any, obj: Any) -> Any:
     if closure:
         state["cells"] = [(cell, contents(cell)) for cell in closure]
         saver.bare.update(map(id, closure))
-    return make_function, (obj.__code__, closure), state, None, None, set_function
+    made_of = (obj.__code__, closure) if module is None else (obj.__code__, closure, module)
+    return make_function, made_of, state, None, None, set_function
 
 
 def interned(value: Any) -> Any:
@@ -362,9 +364,11 @@ def by_name(name: str, path: tuple[str, ...] = ()) -> Any:
     return found
 
 
-def make_function(code: types.CodeType, closure: tuple[Any, ...] | None) -> Any:
+def make_function(code: types.CodeType, closure: tuple[Any, ...] | None, module: str | None = None) -> Any:
     Target.used(code)
-    return types.FunctionType(code, Target.namespace, None, None, closure)
+    if module is not None:
+        __import__(module)
+    return types.FunctionType(code, vars(sys.modules[module]) if module else Target.namespace, None, None, closure)
 
 
 def set_function(function: Any, state: dict[str, Any]) -> None:

@@ -96,7 +96,7 @@ class Restore:
 
     def put_file(self, folder: str, path: str, digest: str, mode: int, link: str | None) -> None:
         try:
-            data = b"" if digest == files.EMPTY_DIGEST else self.content(digest)
+            data = b"" if link is not None or digest == files.EMPTY_DIGEST else self.content(digest)
             files.put(folder, path, mode, link, data)
         except (OSError, ValueError, Unusable) as error:
             self.lost["./" + path] = ["file", str(error), ""]
@@ -138,7 +138,7 @@ class Restore:
         """A definition that a blob refers to; brought back first, if it is not there yet."""
         for group in self.loading[-1:]:
             group.refs.add(name)
-        group = self.of_name.get(name)
+        group = None if name in self.rebuilt else self.of_name.get(name)
         if group is not None and not group.state:
             self.load(group)
         if name not in self.namespace or (group is not None and group.state not in ("done", "loading")):

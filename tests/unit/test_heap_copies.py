@@ -154,8 +154,8 @@ def test_while_a_thread_of_the_cells_lives_values_are_captured_whole() -> None:
             "t = threading.Thread(target=work, daemon=True); t.start()"
         )
         for _ in range(10):
-            await s.capture()
-            assert {"pair"} <= s.saved()
+            change = await s.capture()
+            assert change.seconds > change.pause, "in a copy"
         assert set(s.heap.lost) == {"t", "stop"}
         await s.restore()
         assert await s.run("print(pair['a'] - pair['b'])") in "01"

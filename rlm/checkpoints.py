@@ -303,7 +303,7 @@ async def run_again(
     record = Record(log.past.path()) if cells else Record()
     for number, ran in enumerate(cells):
         if not begins(number, ran) or not may_run_again(ran):
-            again.skipped += not ran.result.restarted
+            again.skipped += not ran.result.took_its_worker_along
             continue
         path, index = root_of(ran.at), int(ran.at.rpartition("/c")[2])
         host = connected(path, runs, record, index)

@@ -66,7 +66,7 @@ def turn_number(at: str) -> int | None:
 def may_run_again(ran: Ran) -> bool:
     """Whether running the cell once more would do to the namespace what it did the first time."""
     result = ran.result
-    return not (result.restarted or (result.error is not None and result.error.type in NOT_AGAIN))
+    return not (result.took_its_worker_along or (result.error is not None and result.error.type in NOT_AGAIN))
 
 
 class Heap:

@@ -219,7 +219,8 @@ class REPLResult:
     stdout, stderr: text, head and tail kept where it was long; stderr ends with the traceback of a failed cell.
     error: None, or why the cell failed. final_answer: the submitted answer, if any. locals: the names of the
     namespace and the names of their types, as of the end of the cell. execution_time: seconds. draft: what `answer`
-    held, submitted or not. restarted: the worker was lost with this cell and a new one stands in its place.
+    held, submitted or not. restarted: the worker was lost, with this cell or before it, and a new one stands in its
+    place.
     """
 
     stdout: str = ""
@@ -231,6 +232,17 @@ class REPLResult:
     execution_time: float = 0.0
     draft: Draft | None = None
     restarted: bool = False
+
+    @property
+    def took_its_worker_along(self) -> bool:
+        """Whether the cell itself is what the worker ended by, so that the namespace is as it was before it.
+
+        A worker may also have been lost before the cell, which then ran in a new one.
+        """
+        return self.restarted and self.error is not None and self.error.type in ENDS_OF_WORKERS
+
+
+ENDS_OF_WORKERS = frozenset({"WorkerDied", "CellTimeout", "Interrupted"})
 
 
 @dataclass(frozen=True, slots=True)

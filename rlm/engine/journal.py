@@ -140,7 +140,7 @@ class Journal:
         at, restored = f"{self._path}/c{self._cells}", self._cells < self._restored
         self._cells += 1
         recorded = self.record.ran.get((at, code))
-        if recorded and (restored or recorded.result.restarted):
+        if recorded and (restored or recorded.result.took_its_worker_along):
             return recorded.result
         if recorded is None and self._resumes and not self._rerun:
             self._resumes = False

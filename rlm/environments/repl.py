@@ -266,7 +266,8 @@ class Namespace:
             finally:
                 self.cells += 1
             if before:
-                return dataclasses.replace(result, stderr=f"{before}\n{result.stderr}", restarted=True)
+                lost = self.revive is None  # else all is as it was
+                return dataclasses.replace(result, stderr=f"{before}\n{result.stderr}", restarted=lost)
             return result
 
     async def _restarted(self, kernel: Kernel, gone: WorkerGone, before: str) -> REPLResult:

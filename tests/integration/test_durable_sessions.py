@@ -347,6 +347,28 @@ def test_a_session_in_memory_gets_its_namespace_back_too() -> None:
         assert len(model.requests) == 4  # the sub-call's answer came from the record
 
 
+def test_a_cell_that_ran_in_a_new_worker_is_as_good_as_any_other() -> None:
+    killed("""
+        rlm = RLM(ScriptedModel([]), tools=[die])
+        session = rlm.session("s")
+        os.kill(int(session.run("import os; first = [1]; print(os.getpid())").stdout), signal.SIGKILL)
+        time.sleep(0.1)
+        result = session.run("second = first; die()")
+    """)
+    with RLM(ScriptedModel([])) as rlm, rlm.session("s") as session:
+        assert session.get("first") == [1]
+    killed("""
+        rlm = RLM(ScriptedModel([]))
+        session = rlm.session("t")
+        os.kill(int(session.run("import os; first = [1]; print(os.getpid())").stdout), signal.SIGKILL)
+        time.sleep(0.1)
+        assert session.run("second = first").error is None
+        die()
+    """)
+    with RLM(ScriptedModel([])) as rlm, rlm.session("t") as session:
+        assert session.run("print(second is first)").stdout == "True\n"
+
+
 def test_losses_are_named_and_strict_refuses_them() -> None:
     model = ScriptedModel([cell("g = (n for n in [1]); kept = 1", submission("'a'")), submit("kept")])
     reopened(model, lambda session: session.ask("?"))

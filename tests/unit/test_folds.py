@@ -160,7 +160,9 @@ def test_a_restore_is_told_in_one_line_and_only_where_something_is_missing() -> 
 @pytest.mark.parametrize("kind", ["Cancelled", "CellTimeout", "Interrupted", "TimeLimit"])
 def test_a_cell_that_was_cut_short_is_not_run_again(kind: str) -> None:
     assert not may_run_again(Ran("t0/c0", "x", REPLResult(error=CellError(kind, ""))))
-    assert not may_run_again(Ran("t0/c0", "x", REPLResult(restarted=True)))
+    died = CellError("WorkerDied", "")
+    assert not may_run_again(Ran("t0/c0", "x", REPLResult(restarted=True, error=died)))
+    assert may_run_again(Ran("t0/c0", "x", REPLResult(restarted=True)))  # the worker was lost before it
     assert may_run_again(Ran("t0/c0", "x", REPLResult(error=CellError("ValueError", ""))))
 
 

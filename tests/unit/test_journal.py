@@ -431,9 +431,16 @@ def test_cells_that_the_namespace_contains_are_not_run_again() -> None:
 
 
 def test_a_cell_that_took_its_worker_along_is_not_run_again() -> None:
-    log = Log(Scripted(), [Ran("t0/c0", "exit", REPLResult(restarted=True))])
+    died = REPLResult(restarted=True, error=CellError("WorkerDied", ""))
+    log = Log(Scripted(), [Ran("t0/c0", "exit", died)])
     assert asyncio.run(log.journal.run("exit")).restarted
     assert log.host.ran == []
+
+
+def test_a_cell_that_ran_after_its_worker_was_replaced_is_run_again() -> None:
+    log = Log(Scripted(), [Ran("t0/c0", "x", REPLResult(restarted=True, stdout="x"))])
+    assert asyncio.run(log.journal.run("x")).restarted
+    assert log.host.ran == ["x"]
 
 
 def test_another_code_or_purpose_at_a_place_is_asked_anew_once_and_counted() -> None:

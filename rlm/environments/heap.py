@@ -9,19 +9,22 @@ Standard library only, Python 3.9 and newer: this file runs in sandboxes, beside
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 
 from capture import describe
 from channel import dumps
+from definitions import Definitions
+from edges import TEXTS
 from folder import signs
 from forks import Copy
-from graph import DYNAMIC, TEXTS, Definitions, OverBudget, reaches_anything
+from graph import OverBudget
+from known import Known, is_bundled, is_large_text
 from names import code_names
 from restore import Restore
-from snapshot import Known, Scope, Snapshot, empty_answer, is_bundled, is_large_text
+from snapshot import Scope, Snapshot, empty_answer
 from sources import Sources, statements
+from suspects import MODULE_NAMES, Suspects, threads_live
 
 TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
 if TYPE_CHECKING:
@@ -31,11 +34,7 @@ if TYPE_CHECKING:
 
 BUDGET = 20_000  # objects that are looked at while a cell waits: some milliseconds
 DEATHS = 2  # of a capture, with the same names in work, until these count as lost
-MODULE_NAMES = frozenset(
-    ("__name__", "__doc__", "__package__", "__loader__", "__spec__", "__builtins__", "__warningregistry__")
-)
 PLAIN = frozenset((int, float, bool, type(None), list, dict, tuple, set))  # of names that need no look before a copy
-IDLE = ("concurrent/futures/thread.py", "multiprocessing/pool.py")  # where a pool's thread waits for work
 
 
 class Heap:
@@ -101,7 +100,7 @@ class Heap:
 
     def prepare(self, job: Job, spool: str | None, limit: int) -> Scope:
         """What to look at now."""
-        suspects = self.suspects()
+        suspects = Suspects(self.worker, self.definitions, self.known).names(self.pending)
         everything = suspects is None or job.whole or self.all_next
         names = self.all_names() if everything else list(suspects or ())
         job.suspects = suspects if self.begun else None
@@ -260,46 +259,6 @@ class Heap:
         found = [name for name in list(namespace) if type(name) is str and name not in MODULE_NAMES]
         return found + [name for name in self.known.all() if name not in namespace]
 
-    def suspects(self) -> set[str] | None:
-        """The names whose values the cells since the last capture can have changed; None for all."""
-        known, namespace = self.known, self.namespace
-        if self.pending & DYNAMIC or self.background():
-            return None
-        todo = [*self.pending, *known.restless]
-        for name in reversed(namespace):  # new names stand at the end
-            if name in known or name in self.worker.given:
-                break
-            todo.append(name)
-        seen: set[str] = set()
-        found: set[str] = set()
-        while todo:
-            name = todo.pop()
-            if name in seen:
-                continue
-            seen.add(name)
-            uses = known.uses.get(name, frozenset())
-            if uses & DYNAMIC:
-                return None
-            todo += uses
-            if name not in namespace and name not in known:
-                continue
-            value = namespace.get(name)
-            if reaches_anything(value):
-                return None
-            found.add(name)
-            todo += known.refs.get(name, ())
-            todo += known.members.get(name, ())
-            if name in known.referers and value is not self.definitions.objects.get(name):
-                todo += known.referers[name]
-        return found - MODULE_NAMES
-
-    def background(self) -> bool:
-        """Whether something may change values beside the cells' own code."""
-        loop = self.worker.loop
-        if loop is not None and not loop.is_closed() and sys.modules["asyncio"].all_tasks(loop):
-            return True
-        return threads_live() or self.worker.masked.handlers
-
     # -- the way back --------------------------------------------------------------------------------------------------
 
     def restore(self, id: int, image: dict[str, Any], contents: dict[str, Any]) -> None:
@@ -355,19 +314,3 @@ def constant(value: Any) -> bool:
     if type(value) in (tuple, frozenset):
         return all(map(constant, value))
     return is_bundled(value) or type(value) in TEXTS or callable(value)
-
-
-def threads_live() -> bool:
-    """Whether a thread of the cells' runs, one that waits for work in a pool not counted."""
-    import _thread
-
-    threads = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
-    ours = [thread for thread in threads if thread.name.startswith("rlm-")]
-    if _thread._count() <= len(ours):  # type: ignore[attr-defined]
-        return False
-    frames = sys._current_frames()
-    idle = 0
-    for thread in threads:
-        frame = frames.get(thread.ident or 0)
-        idle += frame is not None and thread not in ours and frame.f_code.co_filename.endswith(IDLE)
-    return _thread._count() > len(ours) + idle  # type: ignore[attr-defined]

@@ -15,8 +15,9 @@ import sys
 from base64 import b64decode
 
 import folder as files
+from makers import Target
 from names import code_names
-from pickles import Target, cloudpickle
+from pickles import cloudpickle
 
 TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
 if TYPE_CHECKING:
@@ -138,11 +139,11 @@ class Restore:
         """A definition that a blob refers to; brought back first, if it is not there yet."""
         for group in self.loading[-1:]:
             group.refs.add(name)
-        group = None if name in self.rebuilt else self.of_name.get(name)
-        if group is not None and not group.state:
-            self.load(group)
-        if name not in self.namespace or (group is not None and group.state not in ("done", "loading")):
-            why = f": {group.state}" if group is not None and group.state not in ("done", "loading") else ""
+        needed = None if name in self.rebuilt else self.of_name.get(name)
+        if needed is not None and not needed.state:
+            self.load(needed)
+        if name not in self.namespace or (needed is not None and needed.state not in ("done", "loading")):
+            why = f": {needed.state}" if needed is not None and needed.state not in ("done", "loading") else ""
             raise Unusable(f"it needs {name}, which is lost{why}")
         return self.namespace[name]
 
@@ -198,10 +199,10 @@ class Restore:
             progress = False
             for name in [name for name in left if name not in self.rebuilt]:
                 filename, source = f"<rebuilt {name}>", left[name]
-                linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+                linecache.cache[filename] = (len(source), None, list(io.StringIO(source)), filename)
                 try:
                     exec(compile(source, filename, "exec", dont_inherit=True), self.namespace)
-                except BaseException as error:  # noqa: BLE001 - perhaps it needs another one first; else it is lost
+                except BaseException as error:  # noqa: BLE001 - it may need another one first, else it is lost
                     self.why[name] = f"{self.versions}; its source says {type(error).__name__}: {error}"
                 else:
                     progress = True

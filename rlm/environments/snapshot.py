@@ -7,70 +7,24 @@ Standard library only, Python 3.9 and newer: this file runs in sandboxes, beside
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
 import types
-
-from itertools import chain
 
 import codec
 import folder as files
 import pickles
-from graph import LARGE, TEXTS, WEIGHT, Definitions, OverBudget, Walk, is_definition
+from blobs import Blob, with_deep_stack
+from definitions import Definitions, is_definition
+from graph import OverBudget, Walk
+from known import Known, is_bundled
 
 TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable
     from typing import Any
 
-INLINE = 256 * 1024  # bytes of a blob that ride in the answer; larger ones go to a file
-DEEP = 1 << 29  # bytes of stack for what is nested very deep
 REPR = 200
-BUNDLED = frozenset((int, float, complex, bool, str, bytes, type(None), type(...)))
 TOO_LARGE = 128 * 1024 * 1024  # bytes of a blob that still fits into an answer where there is no folder for it
-
-
-class Known:
-    """What a capture left for the next ones to know: of every name where it stands and what it depends on."""
-
-    def __init__(self) -> None:
-        self.blobs: dict[str, tuple[str, tuple[str, ...]]] = {}  # digest of the one that holds it, and all its names
-        self.members: dict[str, tuple[str, ...]] = {}  # the names that it shares objects with, lost ones included
-        self.refs: dict[str, frozenset[str]] = {}  # definitions that its blob refers to by name
-        self.uses: dict[str, frozenset[str]] = {}  # names in the code that can be reached from it
-        self.referers: dict[str, set[str]] = {}  # the other way round from refs
-        self.restless: set[str] = set()
-        self.atoms: dict[str, Any] = {}
-        self.texts: dict[str, Any] = {}  # large texts as they were: the same object is the same text
-        self.modules: dict[str, str] = {}
-        self.given: dict[str, str] = {}
-        self.lost: dict[str, list[str]] = {}
-        self.files: files.Seen = {}
-        self.files_lost: dict[str, str] = {}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.blobs or name in self.modules or name in self.given or name in self.lost
-
-    def all(self) -> Iterator[str]:
-        return chain(self.blobs, self.modules, self.given, self.lost)
-
-    def forget(self, name: str) -> None:
-        self.relate(name, (), ())
-        self.restless.discard(name)
-        for table in (self.blobs, self.members, self.atoms, self.texts, self.modules, self.given, self.lost):
-            table.pop(name, None)
-
-    def relate(self, name: str, refs: Iterable[str], uses: Iterable[str]) -> None:
-        for ref in self.refs.pop(name, ()):
-            self.referers[ref].discard(name)
-        self.uses.pop(name, None)
-        if refs:
-            self.refs[name] = frozenset(refs)
-            for ref in refs:
-                self.referers.setdefault(ref, set()).add(name)
-        if uses:
-            self.uses[name] = frozenset(uses)
 
 
 class Scope:
@@ -250,9 +204,10 @@ class Snapshot:
         if self.working is not None and hooks:
             self.working(names)
         owned = [name for name in names if name in self.scope.owned]
-        if owned and all(self.scope.namespace[name] is self.scope.namespace[owned[0]] for name in names):
-            if self.unchanged(owned, names, given):
-                return
+        namespace = self.scope.namespace
+        alone = owned and all(namespace[name] is namespace[owned[0]] for name in names)
+        if alone and self.unchanged(owned, names, given):
+            return
         try:
             blob = self.pickle(names, set(names), given)
         except Exception as error:  # noqa: BLE001 - a name whose value cannot be saved is named, with the error
@@ -318,7 +273,8 @@ class Snapshot:
             raise TypeError(f"{type(error).__name__} while it was pickled") from error
         if self.budget is not None:
             raise OverBudget
-        return with_deep_stack(lambda: self.dump(values, kind, own, keep))
+        blob: Blob = with_deep_stack(lambda: self.dump(values, kind, own, keep))
+        return blob
 
     def dump(self, values: list[Any], kind: Any, own: set[str], keep: bool) -> Blob:
         blob = Blob(self.scope.spool, self.spend, keep)
@@ -352,7 +308,7 @@ class Snapshot:
 
     def keep_file(self, path: str) -> tuple[str, int]:
         blob = Blob(self.scope.spool, self.spend)
-        with open(path, "rb") as file:
+        with open(path, "rb") as file:  # noqa: PTH123 - importing pathlib is a fifth of a worker's start
             while piece := file.read(1 << 20):
                 blob.write(piece)
         blob.finish(False)
@@ -360,72 +316,6 @@ class Snapshot:
             raise OSError(f"{blob.size:,} bytes are more than the channel can carry")
         self.blobs[blob.digest] = blob.take()
         return blob.digest, blob.size
-
-
-class Blob:
-    """Bytes on their way out: small ones in memory, others in a file of `spool`, under their digest.
-
-    keep: False where only the digest is wanted. spend: told of the work, before it is done.
-    """
-
-    def __init__(self, spool: str | None, spend: Callable[[int], None], keep: bool = True) -> None:
-        import hashlib
-
-        self.hash, self.spool, self.spend, self.keep = hashlib.sha256(), spool, spend, keep
-        self.parts: list[bytes] = []
-        self.size, self.code, self.digest = 0, False, ""
-        self.path: str | None = None
-        self.file: Any = None
-
-    def write(self, data: Any) -> int:
-        size = memoryview(data).nbytes
-        self.spend(size // WEIGHT)
-        self.hash.update(data)
-        self.size += size
-        if not self.keep:
-            return size
-        if self.file is None and self.size > INLINE and self.spool is not None:
-            self.path = os.path.join(self.spool, f"writing-{os.getpid()}-{id(self)}")
-            self.file = open(self.path, "xb")  # noqa: SIM115 - closed when it is finished
-            for part in self.parts:
-                self.file.write(part)
-            self.parts = []
-        if self.file is not None:
-            self.file.write(data)
-        else:
-            self.parts.append(bytes(data))
-        return size
-
-    def finish(self, code: bool) -> None:
-        self.code, self.digest = code, self.hash.hexdigest()
-        if self.file is not None:
-            self.file.close()
-
-    def take(self) -> Any:
-        """How the answer carries it: as text, or by its file's name."""
-        if self.path is None:
-            from base64 import b64encode
-
-            return b64encode(b"".join(self.parts)).decode("ascii")
-        os.rename(self.path, os.path.join(self.spool or "", self.digest))
-        self.path = None
-        return {"file": self.digest}
-
-    def drop(self) -> None:
-        if self.file is not None:
-            self.file.close()
-        if self.path is not None:
-            os.unlink(self.path)
-            self.path = None
-
-
-def is_bundled(value: Any) -> bool:
-    """Whether the value is so simple that any number of them is saved as one."""
-    return type(value) in BUNDLED and not is_large_text(value)
-
-
-def is_large_text(value: Any) -> bool:
-    return type(value) in TEXTS and len(value) > LARGE
 
 
 def empty_answer() -> dict[str, Any]:
@@ -440,28 +330,3 @@ def same_atom(one: Any, other: Any) -> bool:
 
 def printable(text: Any) -> str:
     return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def with_deep_stack(work: Callable[[], Any]) -> Any:
-    """What `work` returns or raises, with room for a hundred times the usual nesting."""
-    outcome: list[Any] = []
-
-    def run() -> None:
-        try:
-            outcome.append((work(), None))
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            outcome.append((None, error))
-
-    size, limit = threading.stack_size(DEEP), sys.getrecursionlimit()
-    sys.setrecursionlimit(max(limit, 100_000))
-    try:
-        thread = threading.Thread(target=run, name="rlm-deep")
-        thread.start()
-        thread.join()
-    finally:
-        threading.stack_size(size)
-        sys.setrecursionlimit(limit)
-    value, error = outcome[0]
-    if error is not None:
-        raise error
-    return value

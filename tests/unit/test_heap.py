@@ -1,8 +1,9 @@
 """Checkpoints of a namespace: what was bound before comes back equal, and the same objects are the same again."""
 
+# ruff: noqa: E501 - programs in tables, a line each
+
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 
 import pytest

@@ -1,5 +1,7 @@
 """What of a namespace a capture looks at again: everything that a cell can have changed, by whichever way."""
 
+# ruff: noqa: E501 - programs in tables, a line each
+
 from __future__ import annotations
 
 import pytest

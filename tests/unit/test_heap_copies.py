@@ -20,6 +20,10 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def is_zombie(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:1] == ["Z"]
+
+
 async def worker(s: Session) -> int:
     return int(await s.run("import os; print(os.getpid())"))
 
@@ -136,7 +140,7 @@ def test_the_copy_ends_with_its_worker() -> None:
         with contextlib.suppress(ProcessLookupError):
             for _ in range(300):
                 os.kill(pid, 0)
-                if "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:1]:
+                if is_zombie(pid):
                     break
                 await asyncio.sleep(0.01)
             else:

@@ -1,5 +1,7 @@
 """The session's own folder in a checkpoint: what changed of it, what it may hold, and putting it there again."""
 
+# ruff: noqa: E501 - programs in tables, a line each
+
 from __future__ import annotations
 
 from pathlib import Path

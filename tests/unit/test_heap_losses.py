@@ -1,5 +1,7 @@
 """What cannot be saved or brought back is told by name, and harms nothing beside it; what the host gave stays its own."""
 
+# ruff: noqa: E501 - programs in tables, a line each
+
 from __future__ import annotations
 
 import dataclasses
@@ -282,7 +284,7 @@ def test_the_names_afterwards_are_those_of_the_image_and_the_listing_says_so() -
         await s.restore()
         assert dict(s.kernel.names) == before
         await s.run("c = 3; del a")
-        assert {name for name in s.kernel.names} == {"b", "c", "f", "context", "context_0"}
+        assert set(s.kernel.names) == {"b", "c", "f", "context", "context_0"}
 
     session(script)
 

@@ -1,11 +1,12 @@
 """Random programs, brought back from a checkpoint after any of their cells, beside a twin that never was."""
 
+# ruff: noqa: E501 - programs in tables, a line each
+
 from __future__ import annotations
 
 import asyncio
 import importlib.util
 import os
-from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -179,7 +180,7 @@ VIEWS = [
 ]
 statement = st.one_of(MADE * 2 + CHANGED * 3 + DEFINED * 2 + (VIEWS if NUMPY else []))
 cells = st.lists(st.tuples(statement, st.booleans()), min_size=2, max_size=14)
-START = "v0 = []; v1 = {}; v2 = v3 = [1]; v4 = 5\ndef f0(x=None): return x\nf1 = f2 = f0\nclass C0:\n    shared = []\n    def m(self, x=None): self.x = x\nclass C1(C0): pass"  # noqa: E501
+START = "v0 = []; v1 = {}; v2 = v3 = [1]; v4 = 5\ndef f0(x=None): return x\nf1 = f2 = f0\nclass C0:\n    shared = []\n    def m(self, x=None): self.x = x\nclass C1(C0): pass"
 
 
 async def lives(program: list[tuple[str, bool]]) -> tuple[str, str]:

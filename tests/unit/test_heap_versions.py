@@ -1,5 +1,7 @@
 """A heap that moves to another minor version of Python: data and what its source can make again come along."""
 
+# ruff: noqa: E501 - programs in tables, a line each
+
 from __future__ import annotations
 
 import itertools

@@ -42,11 +42,13 @@ HOOKS = frozenset(("__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs_
 HOOKS |= {"__getattr__", "__getattribute__", "__class__", "__iter__", "items"}  # the last two are asked of containers
 
 
-def is_simple(obj: Any) -> bool:
+def is_simple(obj: Any, depth: int = 3) -> bool:
     """Whether it makes no difference if a text, tuple or frozenset is one object or several equal ones."""
     if type(obj) in TEXTS:
         return len(obj) <= LARGE
-    return len(obj) <= FEW and all(type(item) in ATOMS or (type(item) in TEXTS and len(item) <= LARGE) for item in obj)
+    if len(obj) > FEW or not depth:
+        return False
+    return all(type(item) in ATOMS or (type(item) in SIMPLE and is_simple(item, depth - 1)) for item in obj)
 
 
 def rule_for(kind: type) -> Rule | None:

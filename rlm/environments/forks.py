@@ -109,8 +109,8 @@ def parse(data: bytearray) -> tuple[list[Any], bool]:
 
 def fork() -> int:
     """`os.fork()` without the warning that there are threads: the copy takes none of their locks."""
-    warnings = sys.modules.get("warnings")
-    if warnings is None or sys.version_info < (3, 12):
+    warnings: Any = sys.modules.get("warnings")
+    if warnings is None or sys.hexversion < 0x30C0000:
         return os.fork()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -310,7 +310,7 @@ def reduce_property(saver: Any, obj: Any) -> Any:
     return make_cached_property, (obj.func, obj.attrname, obj.__doc__)
 
 
-def reduce_module(saver: Any, obj: Any) -> Any:
+def reduce_module(saver: Any, obj: types.ModuleType) -> Any:
     if sys.modules.get(obj.__name__) is not obj:
         raise Refused(f"cannot save module {obj.__name__!r}: a cell has made it")
     return sys.modules[CLOUDPICKLE].subimport, (obj.__name__,)

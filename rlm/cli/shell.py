@@ -65,7 +65,8 @@ class Shell:
         failed = ANSWERED
         while (code := self._entry()) is not None and code.strip() not in LEAVE:
             if code.strip():
-                failed = failed or self._run(code)
+                ended = self._run(code)
+                failed = failed or ended
         return ANSWERED if self._lines.typed else failed
 
     def _entry(self) -> str | None:

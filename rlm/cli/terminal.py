@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from rich.markdown import Markdown
 
 
+NAME = 32  # columns of a table's first text, where another one stands last
+
+
 class Output:
     """Where a command prints.
 
@@ -71,8 +74,9 @@ class Output:
             column.justify = "right"
             column.no_wrap = True
         if last_is_text:
-            table.columns[-1].justify = "left"
-            table.columns[-1].overflow = "ellipsis"
+            table.expand = True
+            table.columns[0].max_width = NAME
+            table.columns[-1].justify, table.columns[-1].overflow, table.columns[-1].ratio = "left", "ellipsis", 1
         for row in rows:
             table.add_row(*(Text(printable(cell)) for cell in row))
         self._asked_for.print(table)

@@ -135,7 +135,7 @@ def _files(connection: sqlite3.Connection, files: BlobFiles) -> Iterator[str]:
 
 
 def _strays(connection: sqlite3.Connection, files: BlobFiles, names: Sequence[tuple[str, Path, int]]) -> Iterator[str]:
-    rows = {row[0] for row in connection.execute("SELECT digest FROM blobs WHERE data IS NULL")}
+    rows = {row[0] for row in connection.execute("SELECT digest FROM blobs WHERE data IS NULL").fetchall()}
     for name, path, _ in names:
         if path != files.path(name) or not DIGEST.fullmatch(name):
             yield f"{path} is no file of a store"

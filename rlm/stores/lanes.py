@@ -47,11 +47,15 @@ class Job(Generic[R, T]):
                 await self._waiter
             except asyncio.CancelledError:
                 cancelled = True
-        if cancelled:
-            raise asyncio.CancelledError from self._error
-        if self._error is not None:
-            raise self._error
-        return cast(T, self._value)
+        error, self._error = self._error, None  # an error refers to where it was raised: here, with this job
+        try:
+            if cancelled:
+                raise asyncio.CancelledError from error
+            if error is not None:
+                raise error
+            return cast(T, self._value)
+        finally:
+            del error
 
     def tell(self, value: T | None, error: BaseException | None) -> None:
         """Settle it; on its own loop."""

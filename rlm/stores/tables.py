@@ -1,7 +1,9 @@
 """What happens to the tables of a store, each function inside a transaction of its caller.
 
 Nothing here waits, and no file is touched but through the `BlobFiles` that is given. Whoever appends proves with the
-epoch of its lease, and the number of events, that it is still the session's only writer.
+epoch of its lease, and the number of events, that it is still the session's only writer. All rows are fetched at once:
+a cursor that is left in the frame of an error keeps its connection open, and SQLite its files, which it then takes for
+those of the next database with the same inode.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def known(connection: sqlite3.Connection, name: str) -> str:
 
 
 def _unknown(connection: sqlite3.Connection, name: str) -> UnknownSessionError:
-    return unknown(name, [row[0] for row in connection.execute("SELECT name FROM sessions")])
+    return unknown(name, [row[0] for row in connection.execute("SELECT name FROM sessions").fetchall()])
 
 
 def make(connection: sqlite3.Connection, name: str) -> str:
@@ -86,7 +88,9 @@ def delete(connection: sqlite3.Connection, session: str) -> None:
 
 def sessions(connection: sqlite3.Connection) -> Sequence[StoredSession]:
     """All of them, the one changed last first."""
-    return [stored(row) for row in connection.execute(f"SELECT {LISTED} FROM sessions ORDER BY changed DESC")]
+    return [
+        stored(row) for row in connection.execute(f"SELECT {LISTED} FROM sessions ORDER BY changed DESC").fetchall()
+    ]
 
 
 # -- logs --------------------------------------------------------------------------------------------------------------
@@ -152,8 +156,8 @@ def _prove(connection: sqlite3.Connection, writing: Writing, new: Entries | None
             "UPDATE sessions SET events = events + ?, updated = ?, changed = (SELECT max(changed) FROM sessions) + 1"
             " WHERE key = ? AND id = ? AND epoch = ? AND events = ?",
             (len(new.rows), new.time, writing.key, writing.id, writing.epoch, new.first),
-        )
-        if counted.rowcount:
+        ).rowcount
+        if counted:
             return
     row = connection.execute(
         "SELECT epoch, events FROM sessions WHERE key = ? AND id = ?", (writing.key, writing.id)
@@ -209,7 +213,7 @@ def hold(connection: sqlite3.Connection, writing: Writing, digests: Sequence[str
     """These blobs, and no others, are the session's. Raises `StaleLeaseError`, and `BlobError` for one that is not."""
     _prove(connection, writing, None)
     wanted = set(digests)
-    had = {row[0] for row in connection.execute("SELECT digest FROM refs WHERE session = ?", (writing.key,))}
+    had = {row[0] for row in connection.execute("SELECT digest FROM refs WHERE session = ?", (writing.key,)).fetchall()}
     for digest in wanted - had:
         refuse_strange(digest)
         _add_blob(connection, digest, None, files, lambda digest: 0)
@@ -255,7 +259,7 @@ def collect_rows(connection: sqlite3.Connection, files: BlobFiles, most: int) ->
 
 def collect_files(connection: sqlite3.Connection, files: BlobFiles) -> int:
     """Remove files that no row tells of, and unfinished ones of dead processes; returns their bytes."""
-    rows = {row[0] for row in connection.execute("SELECT digest FROM blobs WHERE data IS NULL")}
+    rows = {row[0] for row in connection.execute("SELECT digest FROM blobs WHERE data IS NULL").fetchall()}
     freed = 0
     for name, path, size in files.names():
         if name not in rows and DIGEST.fullmatch(name) and path == files.path(name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -49,6 +50,18 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def open_files(folder: Path) -> Sequence[str]:
+    """Files of the folder that this process still has open, where the system tells.
+
+    SQLite may take a descriptor that was left open for one of the next database that gets the same inode.
+    """
+    found = []
+    for one in Path("/proc/self/fd").glob("*"):
+        with contextlib.suppress(FileNotFoundError):  # closed by another thread just now
+            found.append(str(one.readlink()))
+    return [link for link in found if link.startswith(f"{folder}/")]
+
+
 async def looked_at(folder: Path) -> tuple[bool, Sequence[str]]:
     """Whether all is there as it was recorded; and what `check` says. What is not there must be an error."""
     store = SQLiteStore(folder)
@@ -71,6 +84,7 @@ async def looked_at(folder: Path) -> tuple[bool, Sequence[str]]:
         return whole, await store.check()
     finally:
         await store.close()
+        assert open_files(folder) == []
 
 
 def damaged(template: Path, damage: Callable[[bytearray], object]) -> tuple[bool, Sequence[str]]:
@@ -180,6 +194,31 @@ ONE = "(SELECT key FROM sessions WHERE name = 'one')"
 def test_check_says_what_is_wrong_with_a_row(template: Path, statements: str, told: str) -> None:
     _, sentences = rows_changed(template, statements + ";")
     assert any(told in sentence for sentence in sentences), sentences
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux tells which files a process has open")
+def test_errors_that_somebody_keeps_keep_no_file_open(template: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    shutil.copytree(template, folder)
+    connection = sqlite3.connect(folder / "store.db", isolation_level=None)
+    connection.execute("UPDATE sessions SET question = '{'")
+    connection.execute(f"UPDATE events SET data = 'x' WHERE session = {ONE}")
+    connection.close()
+
+    async def main() -> list[BaseException | object]:
+        store = SQLiteStore(folder)
+        lease = await store.lease("two")
+        asked = Recorded(33, 1.0, Asked("t2", "Why?"))
+        doing = [store.list(), store.read("one"), store.read("nobody"), store.blob(digest_of(b"no such blob"))]
+        doing += [lease.append(log("two")), lease.append([asked]), lease.hold([digest_of(b"no such blob")])]
+        errors = await asyncio.gather(*doing, return_exceptions=True)
+        assert len(await store.check()) > 30
+        await store.close()
+        return errors
+
+    errors = asyncio.run(main())
+    assert all(isinstance(error, (StoreError, LookupError)) for error in errors)
+    assert open_files(folder) == []
 
 
 def test_check_does_not_stop_at_the_first_thing(template: Path) -> None:

@@ -1,6 +1,7 @@
 """The harness's end of a driver: starts it with the right interpreter and asks it for measurements.
 
-The peer gets an environment of its own, `.venv-rlms`, made on first use with exactly the version named here.
+The peers get environments of their own, `.venv-rlms` and `.venv-picklers`, made on first use with exactly the versions
+named here.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,8 @@ from bench.drivers import processes
 ROOT = Path(__file__).parents[1]
 PEER = "rlms==0.1.3"
 PEER_VENV = ROOT / ".venv-rlms"
+PICKLERS = ("dill==0.4.1", "cloudpickle==3.1.2", "numpy==2.4.6")
+PICKLERS_VENV = ROOT / ".venv-picklers"
 
 # This checkout comes last on the path: what is called `rlm` is what the driver's own environment has under that name.
 BOOT = f"import sys; sys.path.append({str(ROOT)!r}); from bench.drivers.{{module}} import main; main(*sys.argv[1:])"
@@ -65,6 +69,22 @@ class Driver:
         with _Watch(self._process.pid) as watch:
             self.do(command, **arguments)
         return watch.peak
+
+    def dies(self, command: str, **arguments: Any) -> float:
+        """Seconds until it is gone, which the command ends with. Raises `DriverError` where it answers instead."""
+        started = time.perf_counter()
+        try:
+            answer = self.do(command, **arguments)
+        except DriverError:
+            if self._process.returncode != -signal.SIGKILL:
+                raise
+            return time.perf_counter() - started
+        raise DriverError(f"{command}({arguments}) was to end the driver, and answered {answer}")
+
+    def kill(self) -> None:
+        """End it with SIGKILL, as a crash would; to be followed by `close`."""
+        self._process.kill()
+        self._process.wait()
 
     def close(self) -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -120,7 +140,8 @@ class Drivers(Mapping[str, Driver]):
     def new(self, name: str) -> Driver:
         """One that has done nothing yet; the caller closes it."""
         module, *args = self._commands[name]
-        return Driver(module, *args, python=peer_python() if module == "peer" else Path(sys.executable))
+        python = PYTHONS[module]() if module in PYTHONS else Path(sys.executable)
+        return Driver(module, *args, python=python)
 
     def __getitem__(self, name: str) -> Driver:
         if name not in self._running:
@@ -145,13 +166,27 @@ class Drivers(Mapping[str, Driver]):
 
 def peer_python() -> Path:
     """The peer's interpreter; makes its environment on first use."""
-    python, complete = PEER_VENV / "bin" / "python", PEER_VENV / "complete"
-    if not complete.exists() or complete.read_text() != PEER:
-        print(f"installing {PEER} into {PEER_VENV.name} (once)", file=sys.stderr)
+    return _python_with(PEER_VENV, PEER)
+
+
+def picklers_python() -> Path:
+    """The interpreter that has dill, cloudpickle and numpy; makes its environment on first use."""
+    return _python_with(PICKLERS_VENV, *PICKLERS)
+
+
+def _python_with(venv: Path, *packages: str) -> Path:
+    python, complete = venv / "bin" / "python", venv / "complete"
+    wanted = " ".join(packages)
+    if not complete.exists() or complete.read_text() != wanted:
+        print(f"installing {wanted} into {venv.name} (once)", file=sys.stderr)
         started = time.monotonic()
-        subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(PEER_VENV)], check=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(venv)], check=True)
         pip = [sys.executable, "-m", "pip", "--python", str(python), "-qq", "--disable-pip-version-check"]
-        subprocess.run([*pip, "install", PEER], check=True)
-        complete.write_text(PEER)
+        subprocess.run([*pip, "install", *packages], check=True)
+        complete.write_text(wanted)
         print(f"done in {time.monotonic() - started:.0f} s", file=sys.stderr)
     return python
+
+
+PYTHONS = {"peer": peer_python, "picklers": picklers_python}
+"""Whose drivers run in an environment of their own, by module."""

@@ -15,8 +15,21 @@ from bench.driver import DriverError, Drivers
 from bench.show import amount, times
 
 OURS, PEER, PEER_FIXED, LIMIT = "rlm", "rlms", "rlms, poll 1 ms", "limit"
-PEERS = {PEER: ("peer",), PEER_FIXED: ("peer", "0.001")}
-DRIVERS: Mapping[str, tuple[str, ...]] = {OURS: ("ours",), **PEERS, LIMIT: ("machine",)}
+DILL, CLOUDPICKLE = "dill", "cloudpickle"
+DURABLE, WEEK = "durable", "week"  # drivers of our sessions in a store
+PEERS = {
+    PEER: ("peer",),
+    PEER_FIXED: ("peer", "0.001"),
+    DILL: ("picklers", "dill"),
+    CLOUDPICKLE: ("picklers", "cloudpickle"),
+}
+DRIVERS: Mapping[str, tuple[str, ...]] = {
+    OURS: ("ours",),
+    DURABLE: ("durable",),
+    WEEK: ("week",),
+    **PEERS,
+    LIMIT: ("machine",),
+}
 
 Values = Mapping[str, Any]
 """From a table's key to a value for the take's row, or to a mapping from rows to values."""

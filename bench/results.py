@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.driver import PEER, ROOT
+from bench.driver import PEER, PICKLERS, ROOT
 from bench.figures import Figures
 
 FOLDER = ROOT / "bench" / "results"
@@ -63,6 +63,7 @@ def about_this_run(load: float) -> Mapping[str, str]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "peer": PEER,
+        "picklers": ", ".join(PICKLERS),
         "packages": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("pydantic-ai-slim", "openai")),
         "load before": f"{load:.2f}",
     }

@@ -6,9 +6,11 @@ Each command answers what one of the other drivers' commands measures, without a
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -120,6 +122,53 @@ def context(size: int, sample: str = "a") -> dict[str, Any]:
     return {"time": written + decoded, "parts": {"write": written, "decode": decoded}, "touch": counted}
 
 
+def commits(data: str, times: int, rows: int = 1) -> float:
+    """Seconds a row takes where so many go into one commit, in an SQLite database with the pragmas of our store."""
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        connection = sqlite3.connect(Path(folder, "bare.db"), isolation_level=None)
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "fullfsync = ON", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("CREATE TABLE events (number INTEGER PRIMARY KEY, time REAL NOT NULL, data TEXT NOT NULL)")
+
+        def commit() -> None:
+            connection.execute("BEGIN IMMEDIATE")
+            entries = [(time.time(), data)] * rows
+            connection.executemany("INSERT INTO events (time, data) VALUES (?, ?)", entries)
+            connection.execute("COMMIT")
+
+        try:
+            return median_time(commit, times, warm=2) / rows
+        finally:
+            connection.close()
+
+
+def synced(size: int, times: int) -> float:
+    """Seconds to append so many bytes to a file, and to have them on the disk."""
+    with tempfile.TemporaryFile(dir=".", buffering=0) as file:
+
+        def append() -> None:
+            file.write(bytes(size))
+            os.fdatasync(file.fileno())
+
+        return median_time(append, times, warm=2)
+
+
+def loaded(size: int) -> float:
+    """Seconds to read a file of text, to verify its SHA-256 and to decode it, in one process."""
+    data = text_of(size, "a").encode()
+    digest = hashlib.sha256(data).digest()
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        path = Path(folder, "text")
+        path.write_bytes(data)
+        del data
+        started = time.perf_counter()
+        read = path.read_bytes()
+        if hashlib.sha256(read).digest() != digest:
+            raise RuntimeError("it was read otherwise than written")
+        read.decode()
+        return time.perf_counter() - started
+
+
 def imported(statement: str, python: str = sys.executable) -> float:
     """Seconds that an import takes in a new interpreter, by that interpreter's own clock."""
     code = f"import time; s = time.perf_counter(); {statement}; print(time.perf_counter() - s)"
@@ -191,6 +240,9 @@ def main() -> None:
         "awaited_round_trips": awaited_round_trips,
         "interpreters": interpreters,
         "context": context,
+        "commits": commits,
+        "synced": synced,
+        "loaded": loaded,
         "imported": imported,
         "requests": requests,
     }

@@ -57,7 +57,7 @@ class Heap:
         self.queue: list[dict[str, Any]] = []
         self.lock = threading.Lock()
         self.deaths: dict[tuple[str, ...], int] = {}
-        self.cursed: set[str] = set()
+        self.cursed: dict[str, int] = {}  # names whose capture died more than once, and the ids of their values
 
     # -- what the worker tells -----------------------------------------------------------------------------------------
 
@@ -74,16 +74,21 @@ class Heap:
                 if self.namespace.get(name) is not self.known.texts[name]:
                     del self.known.texts[name]  # a large text must not live longer for our sake
 
+    def touched(self, name: str) -> None:
+        """The worker itself has bound a name anew."""
+        with self.lock:
+            self.pending.add(name)
+
     def gave(self, names: list[str], value: Any, again: Callable[[], Any]) -> None:
         """The host has given a value; `again` makes one more of it."""
         with self.lock:
             self.pending.update(names)
-        for name in names:
-            self.known.forget(name)
-            self.owned.pop(name, None)
-            self.pristine.pop(name, None)
-            if not constant(value):
-                self.owned[name] = again
+            for name in names:
+                self.known.forget(name)
+                self.owned.pop(name, None)
+                self.pristine.pop(name, None)
+                if not constant(value):
+                    self.owned[name] = again
 
     # -- capturing -----------------------------------------------------------------------------------------------------
 
@@ -163,7 +168,8 @@ class Heap:
             group[6] = {name: self.sources.known[name] for name in group[6] if name in self.sources.known}
         changed = [name for group in answer["groups"] for name in group[0]]
         changed += [*answer["modules"], *answer["given"], *answer["lost"], *answer["gone"]]
-        caught = [] if job.suspects is None else [name for name in changed if name not in job.suspects]
+        expected = {*(job.suspects or ()), *self.known.restored}
+        caught = [] if job.suspects is None else [name for name in changed if name not in expected]
         seconds = time.monotonic() - job.started
         pause = seconds if job.pause is None else job.pause
         return {**answer, "caught": caught, "seconds": seconds, "pause": pause, "whole": job.whole}
@@ -199,7 +205,7 @@ class Heap:
             self.all_next = self.all_next or job.suspects is None
             self.deaths[tuple(names)] = self.deaths.get(tuple(names), 0) + 1
             if names and self.deaths[tuple(names)] >= DEATHS:
-                self.cursed.update(names)
+                self.cursed.update((name, id(self.namespace.get(name))) for name in names)
 
     def next(self) -> None:
         with self.lock:
@@ -227,7 +233,7 @@ class Heap:
         known = self.known
         for name in learnt["gone"]:
             known.forget(name)
-            self.cursed.discard(name)
+            self.cursed.pop(name, None)
         for table in ("modules", "given", "lost"):
             for name, what in learnt[table].items():
                 known.forget(name)
@@ -278,6 +284,7 @@ class Heap:
             self.learn_group(names, group.digest, not bundle)
             if not bundle and len(names) > 1:
                 known.members.update(dict.fromkeys(names, tuple(names)))
+            known.restored.update(names)
             for name, value in zip(names, values):
                 known.relate(name, group.refs, group.uses)
                 if bundle:

@@ -29,6 +29,7 @@ class Known:
         self.uses: dict[str, frozenset[str]] = {}  # names in the code that can be reached from it
         self.referers: dict[str, set[str]] = {}  # the other way round from refs
         self.restless: set[str] = set()
+        self.restored: set[str] = set()  # not saved here yet: equal values may have other bytes than they had elsewhere
         self.atoms: dict[str, Any] = {}
         self.texts: dict[str, Any] = {}  # large texts as they were: the same object is the same text
         self.modules: dict[str, str] = {}
@@ -46,6 +47,7 @@ class Known:
     def forget(self, name: str) -> None:
         self.relate(name, (), ())
         self.restless.discard(name)
+        self.restored.discard(name)
         for table in (self.blobs, self.members, self.atoms, self.texts, self.modules, self.given, self.lost):
             table.pop(name, None)
 

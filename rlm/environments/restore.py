@@ -52,6 +52,14 @@ def unpickler() -> Any:
     return Unpickler
 
 
+def no_definition(name: str) -> Any:
+    raise Unusable(f"it needs {name}, and nothing is being restored")
+
+
+def no_matter(code: Any) -> None:
+    """Nobody is interested in the code of functions that cells load themselves."""
+
+
 class Restore:
     """Made and `run` once. given: the host's values in the namespace by name."""
 
@@ -71,6 +79,7 @@ class Restore:
         self.versions = f"made by Python {image['python']}, cannot be loaded by {here}"
 
     def run(self, folder: str, cloudpickle_path: str | None) -> None:
+        """Bring everything back, in the order in which one thing needs another."""
         cloudpickle(cloudpickle_path)
         for path, (digest, _, mode, link) in self.image["files"].items():
             self.put_file(folder, path, digest, mode, link)
@@ -92,6 +101,9 @@ class Restore:
                 self.namespace[name] = self.given[known]
             else:
                 self.lost[name] = ["", f"it was {known}, which is not here", ""]
+        self.contents = {}
+        Target.namespace, Target.given = {}, {}
+        Target.find, Target.used = no_definition, no_matter  # type: ignore[method-assign]
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
@@ -202,7 +214,7 @@ class Restore:
                 linecache.cache[filename] = (len(source), None, list(io.StringIO(source)), filename)
                 try:
                     exec(compile(source, filename, "exec", dont_inherit=True), self.namespace)
-                except BaseException as error:  # noqa: BLE001 - it may need another one first, else it is lost
+                except BaseException as error:  # noqa: BLE001 - it may lack another one, or is lost
                     self.why[name] = f"{self.versions}; its source says {type(error).__name__}: {error}"
                 else:
                     progress = True

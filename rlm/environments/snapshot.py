@@ -41,7 +41,7 @@ class Scope:
         self.folder, self.limit = ".", 0
         self.spool: str | None = None
         self.cloudpickle: str | None = None
-        self.cursed: set[str] = set()
+        self.cursed: dict[str, int] = {}
 
 
 class Snapshot:
@@ -142,7 +142,7 @@ class Snapshot:
         if id(value) in self.scope.given:
             self.note(self.given, known.given, name, self.scope.given[id(value)])
             return False
-        if name in self.scope.cursed:
+        if self.scope.cursed.get(name) == id(value):
             self.lose(name, value, "its capture died")
             return False
         return True

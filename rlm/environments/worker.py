@@ -161,6 +161,7 @@ class Worker(Calls):
     def run(self, id: int, code: str, fresh: bool = False) -> None:
         if fresh:
             self.names["answer"], self.draft = {"content": "", "ready": False}, ""
+            self.heap.touched("answer")
         if _signal.getsignal(signal.SIGINT) != self.on_interrupt:  # a cell before this one may have replaced it
             _signal.signal(signal.SIGINT, self.on_interrupt)
         filename, started = f"<cell {id}>", time.monotonic()

@@ -12,6 +12,7 @@ import pytest
 
 from rlm.environments.kernel import WorkerGone
 from tests.heaps import Session, session
+from tests.sandboxed import program, python_of
 
 LARGE = "rows = [{'n': n, 'l': [n]} for n in range(60_000)]"
 
@@ -109,8 +110,10 @@ def test_a_reducer_that_ends_its_process_costs_its_own_names_in_the_end() -> Non
             await s.run("a; b")
             await s.capture()
         assert s.heap.lost["a"].reason == "its capture died"
+        await s.cells("a = [2]")
+        assert ("a",) in s.groups()
         await s.restore()
-        assert await s.run("print(b, 'a' in globals())") == "[1] False"
+        assert await s.run("print(b, 'a' in globals())") == "[1] True"
 
     session(script)
 
@@ -227,3 +230,35 @@ def test_no_process_and_no_thread_of_the_cells_is_left_by_captures() -> None:
         )
 
     session(script)
+
+
+@pytest.mark.parametrize("version", ["3.12", "3.13"])
+def test_a_fork_beside_threads_warns_nobody_and_leaves_filters_alone(version: str) -> None:
+    python = python_of(version)
+    if python is None:
+        pytest.skip(f"no Python {version} here")
+
+    async def script(s: Session) -> None:
+        await s.run("import warnings, threading, time\nwarnings.simplefilter('error'); before = list(warnings.filters)")
+        await s.run("t = threading.Thread(target=time.sleep, args=(30,), daemon=True); t.start()")
+        await s.capture()
+        assert "before" in s.saved()
+        result = await s.kernel.run("print(warnings.filters == before)")
+        assert (result.stdout, result.stderr) == ("True\n", "")
+
+    session(script, python=python)
+
+
+def test_a_worker_that_hears_interrupts_as_frames_captures_too(tmp_path: Path) -> None:
+    with program(tmp_path, "listen") as host:
+        host.expect("ready")
+        host.run(LARGE)
+        for id in (1, 2, 3):
+            host.send("checkpoint", id=id, spool=None, whole=False, limit=0)
+        answers = [host.expect("value") for _ in range(3)]
+    assert [answer["id"] for answer in answers] == [1, 2, 3]
+    assert [{name for group in answer["value"]["groups"] for name in group[0]} for answer in answers] == [
+        {"rows", "answer"},
+        set(),
+        set(),
+    ]

@@ -218,6 +218,17 @@ def test_the_draft_of_an_answer_is_restored_and_not_reported_as_a_new_one() -> N
     session(script)
 
 
+def test_the_answer_of_a_new_turn_is_saved_though_no_cell_names_it() -> None:
+    async def script(s: Session) -> None:
+        await s.cells("answer['content'] = 'of the first turn'")
+        await s.kernel.run("x = 1", fresh=True)
+        await s.capture()
+        await s.restore()
+        assert await s.run("print(answer)") == "{'content': '', 'ready': False}"
+
+    session(script)
+
+
 # -- blobs that are missing, damaged or worse --------------------------------------------------------------------------
 
 

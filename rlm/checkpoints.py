@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -20,9 +20,9 @@ from rlm.engine.host import Runs
 from rlm.engine.journal import Journal, Record
 from rlm.environments.kernel import WorkerGone
 from rlm.environments.payload import Payload
-from rlm.errors import BlobError, LossError, ProtocolError
+from rlm.errors import BlobError, LossError, ProtocolError, StoreError
 from rlm.folds import Heap, may_run_again, note_of_restore, root_of
-from rlm.ports import Answer, Host, Store
+from rlm.ports import Answer, Content, Host, Store
 from rlm.recording import Log
 from rlm.types import Checkpointed, HeapImage, Lost, Ran, REPLResult, Restored
 
@@ -38,6 +38,7 @@ WHOLE = 20  # every so many captures look at all names, whatever the cells' code
 PATIENCE = 0.05  # seconds that an answer waits for the checkpoint of its last cell
 THIN_AFTER = 4 << 20  # bytes of checkpoints after which those of the past are looked at
 KEEP = 64 << 20  # bytes of the past that are always kept; above it no more than the session needs now
+DAMAGED = "damaged"  # what a worker's reason says where the bytes have another digest
 AT_THE_END = 60.0  # seconds that close() waits for it
 
 
@@ -90,6 +91,7 @@ class Keeper:
         self._urgent, self._waiting = asyncio.Event(), 0
         self._deadly: set[str] = set()
         self._accepted: set[str] = set()
+        self._missing: dict[str, str] = {}  # digests, and why they are of no use
         self.inputs_lost: Mapping[str, Lost] = {}
         """Inputs that the store does not have any more; set by whoever brings the inputs back."""
         namespace.revive = self.revive
@@ -157,12 +159,18 @@ class Keeper:
             cells, capture = await self._namespace.capture(whole=self._captures % WHOLE == 0)
         except (WorkerGone, ProtocolError):
             return 0.0  # with the worker went what it held; a new one is made of the log, and captured anew
-        await self._until_recorded(cells)
         change = capture.change
         digests = [group.digest for group in change.groups]
         digests += [file.digest for file in change.files.values() if file.link is None]
-        known: dict[str, Any] = dict.fromkeys(digests)
-        recorded = self._log.add(Checkpointed("", cells, change), known | dict(capture.blobs))
+        blobs: dict[str, Content | None] = dict.fromkeys(digests)
+        blobs |= capture.blobs
+        lease, large = self._log.lease, {digest for digest, content in blobs.items() if isinstance(content, Path)}
+        if lease is not None and large:  # first, so that no event of a running turn has to wait for them
+            with contextlib.suppress(StoreError):  # which comes again, and is told, where the event names them
+                await lease.append([], {digest: blobs[digest] for digest in large})
+                blobs |= dict.fromkeys(large)
+        await self._until_recorded(cells)
+        recorded = self._log.add(Checkpointed("", cells, change), blobs)
         if recorded is not None:
             await asyncio.wait([recorded])
             for content in capture.blobs.values():
@@ -213,6 +221,10 @@ class Keeper:
         heap, contents = await self._base()
         image = heap.image()
         lost = dict(await kernel.restore(image, contents)) if heap.cells else {}
+        if self._rerun and (damaged := self._found_damaged(image, lost)):
+            self._missing |= damaged  # an older checkpoint and the cells after it may be whole
+            raise WorkerGone("what was brought back into it was damaged")
+        lost = self._with_reasons(image, lost)
         again = await self._run_again(kernel, cells, heap.cells)
         names = await kernel.refresh()
         gone = {**image.lost, **image.files_lost, **lost, **self.inputs_lost}
@@ -257,11 +269,26 @@ class Keeper:
         contents: dict[str, bytes | Path] = {}
         digests = [group.digest for group in image.groups]
         digests += [file.digest for file in image.files.values() if file.link is None]
-        if self._store is not None:
-            for digest in dict.fromkeys(digests):
-                with contextlib.suppress(BlobError):
-                    contents[digest] = await self._store.blob(digest)
+        for digest in dict.fromkeys(digests):
+            if self._store is None or digest in self._missing:
+                continue
+            try:
+                contents[digest] = await self._store.blob(digest)
+            except BlobError as error:
+                self._missing[digest] = str(error)
         return contents
+
+    def _found_damaged(self, image: HeapImage, lost: Mapping[str, Lost]) -> Mapping[str, str]:
+        """Blobs that a worker found damaged, which no host looks into; not those that are known to be."""
+        held = {name: group.digest for group in image.groups for name in group.names if name}
+        held |= {path: file.digest for path, file in image.files.items()}
+        damaged = {held[name]: why.reason for name, why in lost.items() if name in held and DAMAGED in why.reason}
+        return {digest: why for digest, why in damaged.items() if digest not in self._missing}
+
+    def _with_reasons(self, image: HeapImage, lost: Mapping[str, Lost]) -> dict[str, Lost]:
+        """Say of what a blob lacked for why the store did not give it."""
+        why = {name: self._missing.get(group.digest) for group in image.groups for name in group.names}
+        return {name: replace(one, reason=why.get(name) or one.reason) for name, one in lost.items()}
 
     async def _run_again(self, kernel: Kernel, cells: Sequence[Ran], held: int) -> Again:
         """Run the cells that the checkpoint does not hold."""

@@ -83,7 +83,12 @@ def _fields(value: Any) -> dict[str, Any]:
     data = {}
     for name, (write, _), default in _shape(type(value)):
         item = getattr(value, name)
-        if not (type(item) is type(default) and item == default):
+        if type(item) is not type(default):
+            data[name] = write(item)
+        elif dataclasses.is_dataclass(item):  # compared by what is written: the rest may be large
+            if (written := write(item)) != write(default):
+                data[name] = written
+        elif item != default:
             data[name] = write(item)
     return data
 

@@ -195,7 +195,7 @@ class Lease(Protocol):
     async def append(self, records: Sequence[Recorded], blobs: Mapping[str, Content | None] | None = None) -> None:
         """Record all of the events and blobs, or none; returns once they survive the end of the process (and of the
         machine, as far as this store promises that). blobs: what the session needs from now on, by digest; None for
-        one that the store has already.
+        one that the store has already. Blobs without events keep no events waiting that are appended after them.
 
         The numbers go on from the last one. Raises `StaleLeaseError` where another writer has taken over, `BlobError`
         where a content has not the digest it is given under, and `StoreError`.

@@ -6,6 +6,7 @@ stranger's environment has no checkpoints: it gets its inputs and then runs all 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from rlm.engine.host import Namespace
 from rlm.environments.payload import unpacked
 from rlm.errors import BlobError, ContextError, LossError
 from rlm.folds import Past
+from rlm.portal import in_thread
 from rlm.ports import Store
 from rlm.recording import Log
 from rlm.types import ContextAdded, Lost, Restored, Tool
@@ -59,9 +61,18 @@ async def by_running(
 
 
 async def _content(event: ContextAdded, store: Store | None) -> bytes | Path:
+    """An input's content, verified. Raises `BlobError`."""
     if store is None or event.digest is None:
         raise BlobError("its content was never stored")
-    return await store.blob(event.digest)
+    content = await store.blob(event.digest)
+    if isinstance(content, Path) and await in_thread(lambda: _hashed(content)) != event.digest:
+        raise BlobError("its blob is damaged: it has another digest")
+    return content
+
+
+def _hashed(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def names(past: Past, tools: Sequence[Tool]) -> Mapping[str, str]:

@@ -64,7 +64,8 @@ class MemoryStore:
             with self._guard:
                 session = self._sessions.get(name) or self._made(name)
                 _refuse_busy(session)
-                session.lease = MemoryLease(self, session, Line(self.do, self._pool))
+                lines = Line(self.do, self._pool), Line(self.do, self._pool)
+                session.lease = MemoryLease(self, session, *lines)
                 return session.lease
 
         return await when_free(take, wait)
@@ -190,13 +191,13 @@ class MemoryLease:
 
     folder = None
 
-    def __init__(self, store: MemoryStore, session: _Session, line: Line) -> None:
+    def __init__(self, store: MemoryStore, session: _Session, line: Line, aside: Line) -> None:
         self.id = session.id
         self.name = session.name
         self.since = time.time()
         self._store = store
         self._session = session
-        self._line = line
+        self._line, self._aside = line, aside
         self._end = Once()
 
     async def append(self, records: Sequence[Recorded], blobs: Mapping[str, Content | None] | None = None) -> None:
@@ -218,11 +219,12 @@ class MemoryLease:
             store.add(self._session, new, read)
 
         job = Job(work)
+        line = self._aside if new is None else self._line
         if few(contents):
             prepare()
-            self._line.add(job)
+            line.add(job)
         else:
-            self._line.add(job, prepare)
+            line.add(job, prepare)
         await job.done()
 
     async def hold(self, digests: Sequence[str]) -> None:
@@ -240,10 +242,11 @@ class MemoryLease:
         await self._end.once(self._release)
 
     async def _release(self) -> None:
-        job = Job[MemoryStore, None](None)
         try:
-            self._line.add(job)  # behind all that was appended before
-            await job.done()
+            for line in (self._line, self._aside):
+                job = Job[MemoryStore, None](None)
+                line.add(job)  # behind all that was appended before
+                await job.done()
         finally:
             self._store.release(self._session)
 

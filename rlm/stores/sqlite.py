@@ -211,7 +211,7 @@ class SQLiteLease:
         self._writing = writing
         self._name = name
         self._lock = lock
-        self._line = store.line()
+        self._line, self._aside = store.line(), store.line()
         self._end = Once()
 
     @property
@@ -267,11 +267,12 @@ class SQLiteLease:
                 raise
 
         job = Job(work)
+        line = self._aside if new is None else self._line
         if few(contents):
             prepare()
-            self._line.add(job)
+            line.add(job)
         else:
-            self._line.add(job, prepare)
+            line.add(job, prepare)
         await job.done()
 
     async def hold(self, digests: Sequence[str]) -> None:
@@ -285,10 +286,11 @@ class SQLiteLease:
             await self._end.once(self._release)
 
     async def _release(self) -> None:
-        job = Job[object, None](None)
         try:
-            self._line.add(job)  # behind all that was appended before
-            await job.done()
+            for line in (self._line, self._aside):
+                job = Job[object, None](None)
+                line.add(job)  # behind all that was appended before
+                await job.done()
             if self._lock.holds and self._place.exists():  # else it may be another writer's by now
                 await self._store.in_pool(partial(shutil.rmtree, self._place, ignore_errors=True))  # or the next one
         finally:

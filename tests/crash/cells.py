@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+
 @dataclass
 class World:
     """What there is. names: by kind; contexts: the type of each. numbers only ever grow, so that names are new.
@@ -306,7 +307,9 @@ def child(rng: Random, world: World) -> str | None:
 
 def fails(rng: Random, world: World) -> str:
     """Ends a cell; what it did before stays done."""
-    return rng.choice(["1 / 0", "raise ValueError('on purpose')", "nothing_of_this_name", "int('x')", "sys.exit(3)"])
+    return rng.choice(
+        ["1 / 0", "raise ValueError('on purpose')", "nothing_of_this_name", "int('x')", "import sys\nsys.exit(3)"]
+    )
 
 
 def prints(rng: Random, world: World) -> str:

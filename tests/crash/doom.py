@@ -54,8 +54,9 @@ def strike(host: int, whom: str, rng: Random) -> bool:
                 os.kill(child, signal.SIGKILL)
                 struck = True
     if whom != "worker":
-        os.kill(host, signal.SIGKILL)
-        struck = True
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(host, signal.SIGKILL)
+            struck = True
     return struck
 
 

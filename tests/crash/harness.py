@@ -116,7 +116,7 @@ class Harness:
         if self._watching is not None:
             self._watching.request(when)
 
-    # -- sessions ----------------------------------------------------------------------------------------------------------
+    # -- sessions ------------------------------------------------------------------------------------------------------
 
     def session(self, seed: int, *, style: str | None = None, length: int | None = None) -> Tally:
         """One session from beginning to end, killed on the way. Raises `Violation`."""
@@ -192,7 +192,7 @@ class Harness:
                 raise Violation(f"processes outlive their host: {left}")
             time.sleep(0.01)
 
-    # -- lives -------------------------------------------------------------------------------------------------------------
+    # -- lives ---------------------------------------------------------------------------------------------------------
 
     def _live(self, truth: Truth, folder: Path, number: int, dooms: Sequence[Doom], length: int | None) -> Life:
         """One life, to its end."""

@@ -6,6 +6,7 @@ found again by what the log says of it, as a program of a user's would: nothing 
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import json
@@ -22,9 +23,10 @@ from random import Random
 from typing import Any
 
 from rlm import RLM, Limits
-from rlm.errors import ModelError
+from rlm.errors import ModelError, ReplError
 from rlm.portal import portal
 from rlm.session import Session
+from rlm.sessions import Sessions
 from rlm.stores.sqlite import SQLiteStore
 from rlm.tools import tool
 from rlm.types import Answered, Asked, ContextAdded, Event, Failed, Ran, Rewound, Stopped
@@ -61,14 +63,23 @@ class Loud(logging.Handler):
 
 
 class Driver:
-    """The user's program over one session."""
+    """The user's program over one session. folder: for its files."""
 
-    def __init__(self, rlm: RLM, store: DoomedStore, name: str, idle: float | None) -> None:
-        self.rlm, self.store, self.name, self.idle = rlm, store, name, idle
+    def __init__(self, rlm: RLM, store: DoomedStore, name: str, idle: float | None, folder: Path) -> None:
+        self.rlm, self.store, self.name, self.idle, self.folder = rlm, store, name, idle, folder
         self.session: Session = rlm.session(name)
 
     def do(self, step: Step, before: Sequence[Step]) -> Any:
-        """What came of the step, as plain data. before: the steps before it."""
+        """What came of the step, as plain data. before: the steps before it. A worker that is killed while nothing runs
+        in it is told of by an exception, and the next call has a new one."""
+        while True:
+            try:
+                return self._do(step, before)
+            except ReplError as gone:
+                if "killed by SIGKILL" not in str(gone):
+                    raise
+
+    def _do(self, step: Step, before: Sequence[Step]) -> Any:
         match step.what:
             case "ask" | "completion":
                 return self._turn(step)
@@ -80,11 +91,13 @@ class Driver:
                 return self._rewind(step, sum(one.what == "rewind" for one in before))
             case "fork":
                 return self._fork(step)
+            case "carry":
+                return self._carry(step)
             case "variables":
                 names = self.session.variables()
                 return {name: kind for name, kind in sorted(names.items()) if not name.startswith(("lost_", "history"))}
-            case "histories":
-                return self._histories()
+            case "given":
+                return {"contexts": self._numbered("context"), "histories": self._numbered("history")}
             case "reopen":
                 self.session.close()
                 self.session = self.rlm.session(self.name)
@@ -94,7 +107,7 @@ class Driver:
                 portal().run(self.store.collect())
         return None
 
-    # -- turns -------------------------------------------------------------------------------------------------------
+    # -- turns ---------------------------------------------------------------------------------------------------------
 
     def _turn(self, step: Step) -> Any:
         try:
@@ -166,20 +179,37 @@ class Driver:
 
     def _fork(self, step: Step) -> Any:
         name = f"fork {step.name}"
-        if not any(known.name == name and known.events for known in portal().run(self.store.list())):
+        if not self._exists(name):
             self.session.fork(name, after=self._number(step.value)).close()
-        fork = Driver(self.rlm, self.store, name, self.idle)
-        results = [fork.do(one, step.within[:i]) for i, one in enumerate(step.within)]
-        fork.session.close()
+        return self._within(name, step)
+
+    def _carry(self, step: Step) -> Any:
+        """Export the session as a file, and import that under another name, as another machine would."""
+        name = f"carried {step.name}"
+        if not self._exists(name):
+            with Sessions(self.store) as sessions:
+                path = self.folder / step.name
+                sessions.export(self.name, path)
+                sessions.import_session(path, name)
+        return self._within(name, step)
+
+    def _exists(self, name: str) -> bool:
+        return any(known.name == name and known.events for known in portal().run(self.store.list()))
+
+    def _within(self, name: str, step: Step) -> Any:
+        other = Driver(self.rlm, self.store, name, self.idle, self.folder)
+        results = [other.do(one, step.within[:i]) for i, one in enumerate(step.within)]
+        other.session.close()
         return results
 
-    def _histories(self) -> Any:
+    def _numbered(self, kind: str) -> list[Any]:
+        """The values of `kind`_0, `kind`_1 and so on."""
         found: list[Any] = []
-        while True:
-            try:
-                found.append(self.session.get(f"history_{len(found)}"))
-            except KeyError:
-                return found
+        with contextlib.suppress(KeyError):
+            while True:
+                value = self.session.get(f"{kind}_{len(found)}")
+                found.append(value if kind == "history" else repr(value))
+        return found
 
 
 def live(order: Mapping[str, Any], report: Report) -> None:
@@ -204,7 +234,7 @@ def live(order: Mapping[str, Any], report: Report) -> None:
     tools = {"lookup": lookup, "effect": effect, "constant": {"a": [1, 2], "n": 3}}
     limits = Limits(depth=2, concurrency=CONCURRENCY)
     rlm = RLM(model, limits=limits, tools=tools, store=store, idle=script.idle or FOREVER)
-    driver = Driver(rlm, store, SESSION, script.idle)
+    driver = Driver(rlm, store, SESSION, script.idle, real.folder.parent)
     report(opened=len(driver.session.log))
     for number, step in enumerate(script.steps):
         if number >= order["first"]:
@@ -230,7 +260,8 @@ def serve(orders: socket.socket) -> None:
         os.close(descriptors[0])
         orders.send(json.dumps({"pid": pid}).encode())
         _, status = os.waitpid(pid, 0)
-        orders.send(json.dumps({"status": status}).encode())
+        with contextlib.suppress(ConnectionError):  # the harness was ended meanwhile
+            orders.send(json.dumps({"status": status}).encode())
 
 
 def _live_and_die(order: Mapping[str, Any], report: Report) -> None:

@@ -1,12 +1,13 @@
 """A cell that prints a namespace in one canonical form: values, types, and which names share which objects.
 
-Two namespaces that print the same differ in nothing that a program could tell, addresses apart. It leaves no name
-behind, and reads nothing but the namespace and the folder of the session.
+Two namespaces that print the same differ in nothing that a program could tell, addresses apart, and whether equal
+texts, numbers, and tuples and frozensets of such are one object. It leaves no name behind, and reads nothing but the
+namespace and the folder of the session. Inputs are left out, which may come while it waits to be run again.
 """
 
 from __future__ import annotations
 
-SOURCE = '''
+SOURCE = """
 def _probe(space):
     import hashlib, os, types
     seen, kept = {}, []
@@ -14,11 +15,12 @@ def _probe(space):
              "effect"}
 
     def short(text):
-        return text if len(text) < 300 else hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+        return text if len(text) < 4000 else hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
     def attributes(kind):
         hidden = ("__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__firstlineno__",
-                  "__static_attributes__", "__dataclass_fields__", "__dataclass_params__", "__match_args__")
+                  "__static_attributes__", "__dataclass_fields__", "__dataclass_params__", "__match_args__",
+                  "__slotnames__")
         return [(name, kind.__dict__[name]) for name in sorted(kind.__dict__) if name not in hidden]
 
     def code(one):
@@ -29,6 +31,8 @@ def _probe(space):
         kind = type(value)
         if value is None or kind in (int, float, bool, complex, str, bytes, type(...)):
             return short(repr(value))
+        if kind in (tuple, frozenset) and all(type(one) in (int, float, bool, str, bytes) for one in value):
+            return kind.__name__ + short(repr(sorted(value, key=repr) if kind is frozenset else value))
         if isinstance(value, types.ModuleType):
             return "module " + value.__name__
         if isinstance(value, (types.BuiltinFunctionType, types.WrapperDescriptorType, types.MemberDescriptorType,
@@ -82,7 +86,7 @@ def _probe(space):
 
     lost = sorted(name for name in space if name.startswith("lost_"))
     for name in sorted(space):
-        if name in given or name.startswith(("_", "lost_", "history")):
+        if name in given or name.startswith(("_", "lost_", "history", "context")):
             continue
         print(name, "=", walk(space[name]))
     for line in files("."):
@@ -91,4 +95,4 @@ def _probe(space):
 
 _probe(globals())
 del _probe
-'''
+"""

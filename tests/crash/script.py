@@ -18,6 +18,7 @@ from tests.crash import cells, probe
 from tests.crash.cells import World
 
 DEAD = "WorkerDied: "  # how the model is told that a cell took its worker along
+CELL = re.compile(r"<cell \d+>")
 PLAN = re.compile(r"\[plan ([\w-]+)\]")
 
 
@@ -77,7 +78,7 @@ class Script:
             return _digest("\0".join(message["content"] for message in messages))
         if self.accidents:
             return f"{_plan(messages)} {self._place(messages)}"
-        return _digest("\0".join([_plan(messages), *(message["content"] for message in messages[2:])]))
+        return _digest("\0".join([_plan(messages), *_told(messages)]))
 
     def _place(self, messages: Messages) -> int:
         """How far the plan is: a cell whose worker was killed is tried again."""
@@ -95,8 +96,8 @@ def _plan(messages: Messages) -> str:
 
 
 def _told(messages: Messages) -> list[str]:
-    """What the model was told since the opening."""
-    return [message["content"] for message in messages[2:] if message["role"] == "user"]
+    """What the model was told since the opening. A new worker counts its cells anew in tracebacks."""
+    return [CELL.sub("<cell>", message["content"]) for message in messages[2:] if message["role"] == "user"]
 
 
 def _digest(text: str) -> str:
@@ -129,7 +130,7 @@ class _Drawing:
         steps: list[Step] = []
         while len(steps) < self.length:
             steps.append(self.step(steps))
-        steps += [Step("variables", self.name()), self.probe(), Step("histories", self.name())]
+        steps += [Step("variables", self.name()), self.probe(), Step("given", self.name())]
         idle = self.rng.choice([None, None, 0.02])
         return Script(self.seed, steps, self.plans, self.accidents, self.wild, idle)
 
@@ -149,6 +150,7 @@ class _Drawing:
             self.variables: 0.4,
             self.rewind: 0.5 if self.ends else 0,
             self.fork: 0.5 if self.ends else 0,
+            self.carry: 0.3 if before else 0,
         }
         [one] = self.rng.choices(list(draws), list(draws.values()))
         return one()
@@ -182,7 +184,10 @@ class _Drawing:
                 spoken.append(Spoken(fenced(self.cell(), self.cell())))
         known = self.world.have("items", "table", "ring")[-3:]
         shown = ", ".join(f"len({each})" for each in known)
-        code = f"answer['content'] = '<told> ' + repr([{shown}])\nanswer['ready'] = True"
+        code = (
+            f"try:\n    shown = [{shown}]\nexcept NameError as error:\n    shown = str(error)\n"
+            "answer['content'] = '<told> ' + repr(shown)\nanswer['ready'] = True"
+        )
         return [*spoken, Spoken(fenced(code))]
 
     def cell(self) -> str:
@@ -191,7 +196,9 @@ class _Drawing:
         code = cells.cell(self.rng, self.world)
         for child in PLAN.findall(code):
             inner = World(self.seed, number=1000 * len(self.plans), names={}, children=False)
-            plan = [Spoken(fenced(cells.cell(self.rng, inner, most=2, failing=0))) for _ in range(self.rng.choice([0, 1]))]
+            plan = [
+                Spoken(fenced(cells.cell(self.rng, inner, most=2, failing=0))) for _ in range(self.rng.choice([0, 1]))
+            ]
             self.plans[child] = [*plan, Spoken(fenced("answer['content'] = '<told>'\nanswer['ready'] = True"))]
         return code
 
@@ -240,6 +247,9 @@ class _Drawing:
         to = self.rng.choice([*list(self.ends)[-3:], None] if self.rng.random() < 0.9 else [None])
         self.world.back_to(self.began if to is None else self.ends[to])
         return Step("rewind", self.name(), to)
+
+    def carry(self) -> Step:
+        return Step("carry", self.name(), within=[self.probe()])
 
     def fork(self) -> Step:
         name, after = self.name(), self.rng.choice([*list(self.ends)[-2:], None])

@@ -16,7 +16,7 @@ from rlm.log import dump
 from rlm.types import Answered, Asked, Called, ContextAdded, Event, Ran, Recorded, Replied, Restored
 from tests.crash.life import CONCURRENCY, SESSION
 from tests.crash.provider import Billed
-from tests.crash.script import PLAN, Script, Step
+from tests.crash.script import CELL, PLAN, Script, Step
 
 DISCARDED = "(This turn ended without an answer: the turn was discarded"
 
@@ -59,7 +59,7 @@ class Truth:
         self.effects: Counter[str] = Counter()
         self._dumped: dict[str, list[str]] = {}
 
-    # -- after each life -------------------------------------------------------------------------------------------------
+    # -- after each life -----------------------------------------------------------------------------------------------
 
     def lived(self, life: Life, logs: Logs, bill: Sequence[Billed]) -> None:
         """Take in what came of a life. Raises `Violation`."""
@@ -109,7 +109,7 @@ class Truth:
 
     def _agrees(self, step: Step, result: Any, expected: Any) -> None:
         """The result is what the twin's was."""
-        if step.what == "fork":
+        if step.what in ("fork", "carry"):
             for one, mine, its in zip(step.within, result, expected, strict=True):
                 self._agrees(one, mine, its)
             return
@@ -119,11 +119,29 @@ class Truth:
             told = {name for restored in self._events(Restored) for name in restored.lost}
             if missing := its - mine - told:
                 raise Violation(f"{sorted(missing)} are gone, and nobody was told")
-        if step.what == "histories":
-            result, expected = [[_shown(one, self.script) for one in each if _counts(one)] for each in (result, expected)]
+        if step.what == "given":
+            result, expected = [self._given(each) for each in (result, expected)]
         if result != expected:
             difference = _first_difference(_lines(expected), _lines(result))
+            if step.what in ("ask", "completion") and self.twin is not None:
+                difference += f"\nin {_first_difference(self.twin.told(step), self.told(step))}"
             raise Violation(f"step {step.name} ({step.what}) came out differently from its twin: {difference}")
+
+    def _given(self, result: Mapping[str, Any]) -> Mapping[str, Any]:
+        shown = [_shown(each, self.script) for each in result["histories"] if _counts(each)]
+        return {**result, "histories": shown}
+
+    def told(self, step: Step) -> list[str]:
+        """What the model was told in the turn of a step, line by line, openings left out."""
+        places = {asked.at for asked in self._events(Asked) if _is_of(step, asked)}
+        sent = [replied.sent for replied in self._events(Replied) if replied.at.partition("/")[0] in places]
+        return [
+            line
+            for some in sent
+            for one in some[-1:]
+            if len(some) == 1
+            for line in CELL.sub("<cell>", one["content"]).splitlines()
+        ]
 
     def _nothing_twice(self) -> None:
         """No reply, and no answer to a call, is on record twice."""
@@ -140,7 +158,7 @@ class Truth:
             if twice := [place for place, times in seen.items() if times > 1]:
                 raise Violation(f"on record twice in {name!r}, and so asked for again: {twice[:5]}")
 
-    # -- the bill --------------------------------------------------------------------------------------------------------
+    # -- the bill ------------------------------------------------------------------------------------------------------
 
     def _bill(self, life: Life, bill: Sequence[Billed]) -> None:
         recorded = set()
@@ -163,17 +181,21 @@ class Truth:
             self._asked_again(open_, served)
 
     def _asked_again(self, open_: Sequence[Billed], served: Mapping[int, Billed]) -> None:
-        """No request was made where all of its kind were on record. A cell that took its worker along is tried again
-        by the model, which may repeat its requests."""
+        """No request was made where all of its kind were on record. A cell that took its worker along is tried again,
+        by the model or the user, which may repeat its requests."""
         assert self.twin is not None
-        tries = sum(ran.result.error is not None and ran.result.error.type == "WorkerDied" for ran in self._events(Ran))
+        tries = 1 + sum(
+            ran.result.error is not None and ran.result.error.type == "WorkerDied" for ran in self._events(Ran)
+        )
         there = Counter(served[number].signature for number in self.recorded)
         for signature, times in there.items():
-            if times > self.twin.made[signature] + tries:
-                raise Violation(f"a request was made {times} times and recorded, by the twin {self.twin.made[signature]}")
+            if times > self.twin.made[signature] * tries:
+                raise Violation(
+                    f"a request was made {times} times and recorded, by the twin {self.twin.made[signature]}"
+                )
         for billed in open_:
             before = sum(served[n].signature == billed.signature for n in self.recorded if n < billed.number)
-            if before >= self.twin.made[billed.signature] + tries:
+            if before >= self.twin.made[billed.signature] * tries:
                 raise Violation(f"request {billed.number} was made although its reply was on record: {billed}")
 
     made: Counter[str]
@@ -196,7 +218,7 @@ class Truth:
         if list(life.usage or ()) != expected:
             raise Violation(f"the session's usage is {life.usage}, and its bill {expected}")
 
-    # -- at the end ------------------------------------------------------------------------------------------------------
+    # -- at the end ----------------------------------------------------------------------------------------------------
 
     def ended(self) -> None:
         """The session has done all of its steps."""
@@ -253,7 +275,7 @@ def _shown(history: Sequence[Mapping[str, str]], script: Script) -> Any:
     """A turn's messages as they are to be the same. Of the opening that is the name of the plan."""
     plans = PLAN.findall(history[0]["content"])
     messages = history[-1:] if script.accidents else history[1:]
-    return [plans[-1] if plans else "", *(message["content"] for message in messages)]
+    return [plans[-1] if plans else "", *(CELL.sub("<cell>", message["content"]) for message in messages)]
 
 
 def _lines(value: Any) -> list[str]:

@@ -200,7 +200,7 @@ class Restore:
                     self.given[other] = value
             self.namespace[name] = value
 
-    # -- definitions of another version of Python ------------------------------------------------------------------------
+    # -- definitions of another version of Python ----------------------------------------------------------------------
 
     def rebuild(self) -> bool:
         """Run the statements that made the definitions, in whichever order works. Whether any did that had not."""

@@ -56,7 +56,6 @@ def run(
         show.opening(root.name, scripted=model is None)
         report = conversation.hold(rlm, root.name, corpora.library(), corpora.packages(), show)
         requests = rlm.session().usage().total_calls
-    show.closing(report)
     survival = None
     if model is None and report.matches:
         from rlm.demo.survival import survive
@@ -64,6 +63,7 @@ def run(
         show.killing()
         survival = survive()
         show.survived(survival, report, requests)
+    show.closing(report)
     if json:
         print(jsonlib.dumps(to_dict(report, survival, requests), indent=2), file=output)
     return 0 if report.matches and (survival is None or same(survival, report, requests)) else 1
@@ -81,4 +81,4 @@ def to_dict(report: Report, survival: Survival | None = None, requests: int = 0)
         one["ok"] = turn.matches
     if survival is not None:
         told["survival"] = {"ok": same(survival, report, requests), **asdict(survival)}
-    return {"ok": report.matches, **told}
+    return {"ok": report.matches and (survival is None or told["survival"]["ok"]), **told}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -100,6 +101,23 @@ def test_it_says_as_json_what_was_asked_answered_and_found(told: dict[str, Any])
     assert [turn["question"] for turn in told["turns"]] == [question.text for question in CONVERSATION]
     assert told["turns"][2]["answer"]["first_question"] == questions.REMOVALS.text
     assert told["turns"][2]["input"] is None
+
+
+def test_a_killed_conversation_goes_on_in_another_process_and_asks_nothing_twice(told: dict[str, Any]) -> None:
+    survival = told["survival"]
+    assert survival["ok"] is True
+    assert (survival["resumed"], survival["from_record"]) == (True, 1)
+    assert survival["answers"] == [turn["answer"] for turn in told["turns"]]
+    assert sum(survival["requests"]) == told["requests"]
+    assert min(survival["requests"]) > 10
+
+
+def test_it_shows_that_the_kill_cost_no_request(watched: subprocess.CompletedProcess[str]) -> None:
+    shown = " ".join(watched.stdout.split())
+    assert re.search(r"ended by SIGKILL in the middle of turn 2, after \d+ model requests", shown)
+    assert "✓ the same answers as above" in shown
+    [before, after, total, twin] = map(int, re.findall(r"(\d+) \+ (\d+) = (\d+) .* there were (\d+)", shown)[0])
+    assert before + after == total == twin
 
 
 def test_sub_models_read_and_a_cell_fails_on_the_way(told: dict[str, Any]) -> None:

@@ -227,7 +227,15 @@ def test_a_logger_is_told_of_each_recorded_event_as_plain_data() -> None:
             logged.append(json.loads(json.dumps(event)))
 
     RLM(ScriptedModel([submit("llm_query('x')"), "sub"]), logger=Logger()).completion("a", "?")
-    assert [event["kind"] for event in logged] == ["asked", "context", "replied", "called", "ran", "answered"]
+    assert [event["kind"] for event in logged] == [
+        "asked",
+        "context",
+        "briefed",
+        "replied",
+        "called",
+        "ran",
+        "answered",
+    ]
     assert logged[-1]["completion"]["response"] == "sub"
 
 

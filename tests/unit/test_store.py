@@ -209,6 +209,24 @@ def test_a_large_blob_of_one_session_does_not_hold_up_another(tmp_path: Path) ->
     asyncio.run(main())
 
 
+def test_blobs_without_events_keep_no_event_waiting(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = SQLiteStore(tmp_path)
+        lease = await store.lease("s")
+        data = bytes(128 << 20)
+        slow = asyncio.ensure_future(lease.append([], {digest_of(data): data}))
+        await asyncio.sleep(0)
+        await lease.append([event(0)])
+        assert not slow.done()
+        await lease.release()  # which waits for both
+        assert slow.done()
+        await slow
+        assert await store.collect() == 0
+        await store.close()
+
+    asyncio.run(main())
+
+
 # -- event loops and cancellation --------------------------------------------------------------------------------------
 
 

@@ -41,6 +41,7 @@ from rlm.portal import Closing, aiterate, blocking, hopping, in_thread, iterate,
 from rlm.ports import Lease, Store
 from rlm.recording import Log
 from rlm.replay import Replay, replay
+from rlm.stores.names import check_name as check_stored_name
 from rlm.tools import check_name
 from rlm.types import (
     Answered,
@@ -926,6 +927,9 @@ class Session(Closing):
                 await self._namespace.close()
             finally:
                 await self._log.close()
+                if self._stored is not None and not self._past.number:
+                    with contextlib.suppress(SessionError, StoreError):  # somebody else has opened it meanwhile
+                        await self._stored.store.delete(self.name)  # nothing ever happened in it
 
     @property
     def closed(self) -> bool:
@@ -938,8 +942,10 @@ class Session(Closing):
 
 def check_session_name(name: str) -> None:
     """Raise `ConfigurationError` for a name that no session can have."""
-    if not isinstance(name, str) or not name.strip() or len(name) > 200 or not name.isprintable():
-        raise ConfigurationError(f"session {name!r}: give a name of 1 to 200 printable characters")
+    try:
+        check_stored_name(name)
+    except StoreError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 def require_namespace(setup: Setup, what: str) -> None:

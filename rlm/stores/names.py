@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rlm.errors import StoreError, UnknownSessionError
 
-LONGEST = 500  # characters
+LONGEST = 200  # characters: what a listing can show, and a file system take in any form
 
 
 def check_name(name: str) -> None:

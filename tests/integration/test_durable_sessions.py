@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from rlm import RLM, Limits, LossError, ScriptedModel, SessionBusyError, UnfinishedTurnError, tool
+from rlm import RLM, Limits, LossError, ScriptedModel, SessionBusyError, Sessions, UnfinishedTurnError, tool
 from rlm.errors import ConfigurationError, SessionError, SessionExistsError
 from rlm.session import Session
 from rlm.types import Messages, Ran, Restored
@@ -119,8 +119,16 @@ def test_a_session_that_was_only_opened_leaves_nothing() -> None:
     with RLM(ScriptedModel([])) as rlm:
         rlm.session("s").close()
         rlm.session("t").close()
+    with Sessions() as sessions:
+        assert sessions.list() == []
     with RLM(ScriptedModel([])) as rlm, rlm.session("s") as session:
         assert session.log == ()
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 201])
+def test_a_name_that_no_session_can_have_is_refused(name: str) -> None:
+    with RLM(ScriptedModel([])) as rlm, pytest.raises(ConfigurationError, match="give a"):
+        rlm.session(name)
 
 
 def test_a_recorded_answer_is_free_in_every_later_process() -> None:

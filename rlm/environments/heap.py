@@ -293,6 +293,12 @@ class Heap:
                     known.texts[name] = value
         known.modules = {name: what for name, what in image["modules"].items() if name in namespace}
         known.given = {name: what for name, what in image["given"].items() if name in namespace}
+        sharing: dict[int, list[str]] = {}
+        for name in [*known.given, *self.owned]:
+            if name in namespace and name not in known.members:
+                sharing.setdefault(id(namespace[name]), []).append(name)
+        for names in sharing.values():  # a name of the host's value may lead to what shares it
+            known.members.update(dict.fromkeys(names, tuple(names)))
         known.files = signs(self.folder, image["files"])
         self.imports.update(name for what in known.modules.values() for name in what.split(", ") if "." in name)
         for name, source in [pair for group in restore.groups for pair in group.sources.items()]:

@@ -95,6 +95,18 @@ def test_opening_starts_no_worker_and_asks_nothing() -> None:
         assert "restored" not in [event.kind for event in session.log]
 
 
+def test_a_name_of_the_hosts_value_stays_one_through_any_number_of_processes() -> None:
+    def run(code: str) -> str:
+        given: dict[str, Any] = {"tools": {"constant": {"a": [1]}}}
+        return reopened(ScriptedModel([]), lambda session: session.run(code).stdout, **given).strip()
+
+    run("t = constant")
+    run("p = (t, 5)")
+    assert run("print(p[0] is constant, t is constant)") == "True True"
+    run("t['b'] = 2")
+    assert run("print(p[0] is constant, constant)") == "True {'a': [1], 'b': 2}"
+
+
 def test_tracebacks_count_cells_through_all_workers() -> None:
     def fail(session: Session) -> str:
         return session.run("1 / 0").stderr

@@ -30,6 +30,8 @@ def reduce_array(array: Any) -> Any:
         return make_array, (kind, array.dtype, array.shape, order, writeable, data)
     if not isinstance(owner, (numpy.ndarray, bytes, bytearray, memoryview)) and type(owner).__module__ != "array":
         raise TypeError(f"cannot save an array over the memory of a {type(owner).__name__!r} object")
+    if isinstance(owner, numpy.ndarray) and owner.dtype.hasobject != array.dtype.hasobject:
+        raise TypeError("cannot save a view of plain numbers over memory that holds objects")
     if not array.size:
         return array.__reduce__()
     start = address(array) - address(owner)

@@ -145,6 +145,17 @@ def test_arrays_and_their_views_come_back(cells: list[str], probe: str) -> None:
 
 
 @numpy_only
+def test_a_view_of_the_addresses_of_objects_is_lost_and_the_objects_are_not() -> None:
+    async def script(s: Session) -> None:
+        await s.cells("import numpy as np\na = np.array([[1], None], object)\nv = np.frombuffer(a, np.uint8)")
+        assert set(s.change.lost) == {"v"}
+        await s.restore()
+        assert await s.run("print(a)") == "[list([1]) None]"
+
+    session(script)
+
+
+@numpy_only
 def test_an_array_over_a_file_is_lost_and_says_so() -> None:
     async def script(s: Session) -> None:
         await s.cells("import numpy as np\na = np.memmap('f.bin', shape=(4,), mode='w+')\nv = np.asarray(a)[1:]")

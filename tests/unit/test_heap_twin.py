@@ -173,7 +173,9 @@ VIEWS = [
     template("{a} = {b}[1:]", a=name, b=name),
     template("{a} = {b}.reshape(2, 3); {c} = {a}.T", a=name, b=name, c=name),
     template("{a}[0] = {n}", a=name, n=number),
-    template("import numpy; {a} = numpy.frombuffer({b}, numpy.uint8)", a=name, b=name),
+    template(
+        "import numpy; {a} = numpy.frombuffer({b} if type({b}) is bytearray else b'', numpy.uint8)", a=name, b=name
+    ),
     template(
         "import numpy; {a} = numpy.array([{x}, {n}, None], object); {b} = {a}[1:]", a=name, b=name, x=name, n=number
     ),

@@ -293,12 +293,7 @@ class Heap:
                     known.texts[name] = value
         known.modules = {name: what for name, what in image["modules"].items() if name in namespace}
         known.given = {name: what for name, what in image["given"].items() if name in namespace}
-        sharing: dict[int, list[str]] = {}
-        for name in [*known.given, *self.owned]:
-            if name in namespace and name not in known.members:
-                sharing.setdefault(id(namespace[name]), []).append(name)
-        for names in sharing.values():  # a name of the host's value may lead to what shares it
-            known.members.update(dict.fromkeys(names, tuple(names)))
+        self.relate_given()
         known.files = signs(self.folder, image["files"])
         self.imports.update(name for what in known.modules.values() for name in what.split(", ") if "." in name)
         for name, source in [pair for group in restore.groups for pair in group.sources.items()]:
@@ -308,6 +303,15 @@ class Heap:
         self.begun, self.all_next = True, False
         worker.take_over()
         worker.send(type="value", id=id, value=restore.lost)
+
+    def relate_given(self) -> None:
+        """Names that hold a value of the host's are one group with it: what changes by one of them changes for all."""
+        sharing: dict[int, list[str]] = {}
+        for name in [*self.known.given, *self.owned]:
+            if name in self.namespace and name not in self.known.members:
+                sharing.setdefault(id(self.namespace[name]), []).append(name)
+        for names in sharing.values():
+            self.known.members.update(dict.fromkeys(names, tuple(names)))
 
 
 class Job:

@@ -81,6 +81,11 @@ class Driver:
             return time.perf_counter() - started
         raise DriverError(f"{command}({arguments}) was to end the driver, and answered {answer}")
 
+    @property
+    def status(self) -> int | None:
+        """Of its end, as `subprocess` has it; None while it runs."""
+        return self._process.poll()
+
     def kill(self) -> None:
         """End it with SIGKILL, as a crash would; to be followed by `close`."""
         self._process.kill()

@@ -44,7 +44,7 @@ def page(taken: Mapping[str, Result]) -> str:
 
 
 def read_all(folder: Path = results.FOLDER) -> Mapping[str, Result]:
-    found = map(results.read, sorted(folder.glob("*.json")))
+    found = [results.read(path) for path in sorted(folder.glob("*.json")) if path.stem in BENCHMARKS]
     return {result.benchmark: result for result in found}
 
 

@@ -12,6 +12,8 @@ def amount(value: float, unit: str) -> str:
     """Three digits, and the unit's usual multiple: 0.00142 s is 1.42 ms."""
     if unit == "×":
         return times(value)
+    if value == 0:
+        return "0"
     for scale, name in SCALES.get(unit, ()):
         if abs(value) >= scale:
             return f"{digits(value / scale)} {name}"

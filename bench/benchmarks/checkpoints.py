@@ -22,7 +22,7 @@ def takes(quick: bool) -> Sequence[Take]:
     taken = []
     changed: dict[str, Mapping[str, float]] = {}  # what was changed is known once a heap was measured
     for heap in QUICK if quick else HEAPS:
-        times = 1 if quick or heap in SLOW else 5
+        times = 1 if quick else 5
 
         def ours(drivers: Drivers, heap: str = heap, times: int = times) -> Values:
             python = str(picklers_python()) if HEAPS[heap].needs else None
@@ -39,7 +39,7 @@ def takes(quick: bool) -> Sequence[Take]:
                 values = {"wait": got["safe"], "worst": got["safe"], "safe": got["safe"], "written": got["written"]}
                 return {table: dict.fromkeys(rows_of(heap), value) for table, value in values.items()}
 
-            taken.append(Take(who, heap, theirs, rounds=2 if heap in SLOW else None))
+            taken.append(Take(who, heap, theirs, rounds=1 if heap in SLOW else None))
     return taken
 
 
@@ -72,18 +72,17 @@ BENCHMARK = Benchmark(
     title="Checkpoints",
     how=(
         "A cell in a durable session beside a heap that is safe already: it changes another name, reads the heap, "
-        "changes a hundredth of it, or all of it. Of functions a hundredth is one of them. Three runs of it: in one a "
-        "trivial cell is sent as soon as the first one's result is there, and what it waits is its round trip less one "
-        "in a quiet session (or nothing); in one trivial cells follow each other until the checkpoint is long safe, "
-        "and it is the longest wait of all of them, commits and neighbours of the machine included; in one nothing "
-        "follows, and the time is taken until the checkpoint is on the disk, with the bytes by which events and blobs "
-        "of the store have grown. dill (`dump_module`) and cloudpickle (`dump` of a dict of all names) write the whole "
+        "changes a hundredth of it, or all of it. Of functions a hundredth is one of them. The cell runs twice. Once "
+        "trivial cells follow it, the first sent as soon as its result is there, until the checkpoint is long safe: "
+        "what a cell waits is its round trip less one in a quiet session, or nothing. And once nothing follows, and "
+        "the time is taken until the checkpoint is on the disk, with the bytes by which events and blobs of the store "
+        "have grown. dill (`dump_module`) and cloudpickle (`dump` of a dict of all names) write the whole "
         "namespace to a file and sync it, whatever changed: measured once a heap, in a process of their own without an "
         "engine, in which nothing else runs until it is done."
     ),
     tables=[
         Table("wait", "What the next cell waits"),
-        Table("worst", "What any cell waits until the checkpoint is safe, at the most"),
+        Table("worst", "The longest that any of the cells waits until the checkpoint is safe"),
         Table("safe", "Until it is on the disk", ratios=[(OURS, CLOUDPICKLE), (OURS, DILL)]),
         Table("written", "Bytes written, beside bytes changed", "B"),
     ],

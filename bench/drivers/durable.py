@@ -32,7 +32,8 @@ QUESTION = "What happened?"
 NAME = "bench"
 LONG = 600.0  # seconds that a checkpoint may take
 QUIET = 21  # cells in a quiet session
-AFTER = 0.1  # seconds for which cells go on beyond twice the time that a checkpoint took
+AFTER = 0.1  # seconds for which cells go on, beside half as long again as the checkpoint took
+SECONDS = 3.0  # that a change of a heap may be repeated for
 
 
 def engine(store: str | Path, script: Any = "", python: str | None = None) -> RLM:
@@ -147,20 +148,20 @@ def checkpoints(heap: str, times: int, python: str | None = None) -> dict[str, d
         alone = statistics.median(quiet() for _ in range(QUIET))
         for kind, fraction in FRACTIONS.items():
             waits, worst, safe, written = [], [], [], []
-            for _ in range(times):
+            enough = time.perf_counter() + SECONDS
+            while len(waits) < times and (not waits or time.perf_counter() < enough):
                 settle(session)
                 before = stored(folder)
                 change(kind)
                 safe.append(elapsed(lambda: settle(session)))
                 written.append(stored(folder) - before)
                 change(kind)
-                waits.append(max(0.0, tick() - alone))
-                change(kind)
-                end = time.perf_counter() + 2 * safe[-1] + AFTER
-                longest = 0.0
+                end = time.perf_counter() + 1.5 * safe[-1] + AFTER
+                ticks = [tick()]
                 while time.perf_counter() < end:
-                    longest = max(longest, tick())
-                worst.append(max(0.0, longest - alone))
+                    ticks.append(tick())
+                waits.append(max(0.0, ticks[0] - alone))
+                worst.append(max(0.0, max(ticks) - alone))
             for table, values in (("wait", waits), ("worst", worst), ("safe", safe), ("written", written)):
                 found[table][kind] = statistics.median(values)
             found["changed"][kind] = fraction * size

@@ -37,16 +37,16 @@ class Heap:
 
 
 def text(size: int) -> Heap:
-    """One string; changed it is another one, of which a hundredth in the middle, or everything, is new."""
-    lines = size // len(LINE)
-    part, middle = size // 100, size // 2
+    """One string; changed it is another one, of which a hundredth in the middle, or everything, is new. The size is a
+    multiple of ten."""
+    part, middle = size // 1_000, size // 2  # of ten characters each; in the middle
     return Heap(
-        make=f"heap = {LINE!r} * {lines}",
+        make=f"heap = ({LINE!r} * {size // len(LINE) + 1})[:{size}]",
         read="found = heap.count('zebra')",
-        part=f"heap = heap[:{middle}] + f'{{#:010d}}' * {part // 10} + heap[{middle + part // 10 * 10}:]",
-        all=f"heap = f'{{#:0{len(LINE)}d}}' * {lines}",
+        part=f"heap = heap[:{middle}] + f'{{#:010d}}' * {part} + heap[{middle + 10 * part}:]",
+        all=f"heap = f'{{#:010d}}' * {size // 10}",
         check="len(heap)",
-        value=str(lines * len(LINE)),
+        value=str(size),
     )
 
 

@@ -23,6 +23,13 @@ def test_every_benchmark_has_committed_results() -> None:
     assert set(report.read_all()) == set(BENCHMARKS)
 
 
+def test_a_result_of_a_time_with_fewer_peers_has_its_place_on_the_page() -> None:
+    about = {name: "as it was" for name in report.SHOWN_ABOUT if name != "picklers"}
+    result = Result("imports", 1, {**about, "date": "2026-01-01", "commit": "0", "load before": "0"}, Figures({}))
+    assert "| peer | as it was |" in report.page({"imports": result})
+    assert "| picklers |" not in report.page({"imports": result})
+
+
 def test_results_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
     figures = Figures({("time", "1 GB", OURS): [1.25, 2.5]}, {("1 GB", PEER): ["MemoryError"]})
     result = Result("contexts", 2, {"processor": "a machine"}, figures)
@@ -82,6 +89,7 @@ def test_a_peer_that_fails_now_and_then_is_published_as_such_and_one_of_ours_end
         (1_000_000_000, "B", "1.00 GB"),
         (3_856.4, "/s", "3,856"),
         (2.149, "×", "2.15 ×"),
+        (0.0, "B", "0"),
     ],
 )
 def test_amounts_have_three_digits(value: float, unit: str, shown: str) -> None:

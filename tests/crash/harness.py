@@ -28,6 +28,7 @@ from rlm.portal import portal
 from rlm.stores.sqlite import SQLiteStore
 from rlm.types import Messages, Recorded
 from tests.crash.doom import Doom, strike
+from tests.crash.life import SESSION
 from tests.crash.provider import Billed, Provider
 from tests.crash.script import Script, draw
 from tests.crash.truth import Life, Truth, Violation
@@ -118,20 +119,25 @@ class Harness:
 
     # -- sessions ------------------------------------------------------------------------------------------------------
 
-    def session(self, seed: int, *, style: str | None = None, length: int | None = None) -> Tally:
-        """One session from beginning to end, killed on the way. Raises `Violation`."""
+    def session(
+        self, seed: int, *, style: str | None = None, length: int | None = None, lives: int = MOST_LIVES
+    ) -> Tally:
+        """One session from beginning to end, killed on the way. lives: after so many it is left alone. Raises
+        `Violation`."""
         script, rng = draw(seed, length=length), Random(f"kills {seed}")
         style = style or rng.choices(list(STYLES), list(STYLES.values()))[0]
         tally = Tally(sessions=1, styles={style: 1})
         twin, appended = None, 100
         if not script.wild:
             twin = self._twin(script, length)
-            appended = twin[1]
+            appended = twin[1].appended
         truth = Truth(script, f"{seed} killed", twin[0] if twin else None)
         folder = self._fresh(truth.run, script)
         dooms = Style(style, rng, script, appended)
         while not truth.results or len(truth.results) < len(script.steps):
-            life = self._live(truth, folder, tally.lives + 1, dooms.next(truth, tally), length)
+            life = self._live(
+                truth, folder, tally.lives + 1, dooms.next(truth, tally) if tally.lives < lives else [], length
+            )
             tally.lives += 1
             tally.kills += life.strikes
             tally.hosts += life.killed
@@ -147,14 +153,19 @@ class Harness:
             shutil.rmtree(self.folder / run.replace(" ", "-"), ignore_errors=True)
         return tally
 
-    def _twin(self, script: Script, length: int | None) -> tuple[Truth, int]:
+    def alone(self, seed: int) -> tuple[Truth, Life, Sequence[Recorded], list[Billed]]:
+        """A session that nobody kills: what is known of it, its one life, its log, and what it was billed."""
+        truth, life = self._twin(draw(seed), None)
+        return truth, life, truth.logs[SESSION], [one for one in self._provider.bill if one.run == truth.run]
+
+    def _twin(self, script: Script, length: int | None) -> tuple[Truth, Life]:
         truth = Truth(script, f"{script.seed} twin")
         folder = self._fresh(truth.run, script)
         life = self._live(truth, folder, 0, [], length)
         truth.lived(life, self._logs(folder), self._provider.bill)
         truth.ended()
         truth.close_the_twin(self._provider.bill)
-        return truth, life.appended
+        return truth, life
 
     def _fresh(self, run: str, script: Script) -> Path:
         self._scripts[run] = script
@@ -307,9 +318,7 @@ class Style:
         self._order = rng.choice([("before",), ("after",), ("during",), ("before", "during", "after")])
 
     def next(self, truth: Truth, tally: Tally) -> list[Doom]:
-        """The dooms of the next life; none for one that may end by itself."""
-        if tally.lives >= MOST_LIVES:
-            return []
+        """The dooms of the next life; none for one that is left alone."""
         if self._name == "single":
             return [] if tally.lives else [self._at_an_event(self._rng.randint(1, self._appended), self._whom())]
         return self._sweep(truth) if self._name == "sweep" else self._storm()

@@ -250,7 +250,10 @@ def serve(orders: socket.socket) -> None:
     """Fork a life for each order that comes with the descriptor of its pipe; say its process id, and how it ended."""
     gc.freeze()
     while True:
-        data, descriptors, _, _ = socket.recv_fds(orders, 1 << 20, 1)
+        try:
+            data, descriptors, _, _ = socket.recv_fds(orders, 1 << 20, 1)
+        except ConnectionError:
+            return
         if not data:
             return
         pid = os.fork()

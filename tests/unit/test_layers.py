@@ -24,7 +24,20 @@ VALUES = {"types", "errors", "ports", "version"}
 CAPABILITY = VALUES | {"portal", "config"}
 RECORD = VALUES | {"log", "folds", "recording"}
 ASSEMBLY = CAPABILITY | RECORD
-ASSEMBLY |= {"engine", "environments", "models", "stores", "inputs", "outputs", "listeners", "tools", "plain", "checkpoints", "replay", "waking"}
+ASSEMBLY |= {
+    "engine",
+    "environments",
+    "models",
+    "stores",
+    "inputs",
+    "outputs",
+    "listeners",
+    "tools",
+    "plain",
+    "checkpoints",
+    "replay",
+    "waking",
+}
 
 # A module or folder of rlm/, and which others it may import. Its own folder is always open to it.
 MAY_IMPORT: Mapping[str, set[str]] = {

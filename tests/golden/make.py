@@ -35,8 +35,7 @@ def reply(messages: Messages) -> str:
             "import math\nrows = [1, (2, b'3')]; alias = rows\ndef size(): return len(rows)\n"
             "class Point:\n    x = math.pi\np = Point(); g = (n for n in rows); doc = context",
             "found = llm_query_batched(['a', 'b'], model='scripted')\n"
-            "child = rlm_query('summarise this')\nlimit = pay(3)\n"
-            + submission("f'{size()} {found} {child}'"),
+            "child = rlm_query('summarise this')\nlimit = pay(3)\n" + submission("f'{size()} {found} {child}'"),
         )
     if asked.startswith("Breaks"):
         raise ModelError("the provider is gone", model="scripted")

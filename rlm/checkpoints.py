@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -89,6 +89,7 @@ class Keeper:
         self._captures = 0
         self._written = 0
         self._urgent, self._waiting = asyncio.Event(), 0
+        self._added, self._hold = asyncio.Event(), False
         self._deadly: set[str] = set()
         self._accepted: set[str] = set()
         self._missing: dict[str, str] = {}  # digests, and why they are of no use
@@ -125,9 +126,15 @@ class Keeper:
                 self._waiting -= 1
 
     async def answered(self) -> None:
-        """Wait for the checkpoint of the last cell, if it is on its way and quick."""
+        """Wait until the checkpoint of the last cell is on its way to the store, if that is quick; what is recorded
+        next goes there with it."""
         if self._task is not None and not self._dirty:
-            await asyncio.wait([self._task], timeout=PATIENCE)
+            self._hold = True
+            try:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._added.wait(), PATIENCE)
+            finally:
+                self._hold = False
 
     async def stop(self) -> None:
         """End what is under way."""
@@ -138,7 +145,7 @@ class Keeper:
     async def _keep(self) -> None:
         try:
             again = True
-            while again:
+            while again and not self._log.failed:
                 self._dirty = False
                 seconds = await self._capture()
                 if self._written > THIN_AFTER and not self._dirty:
@@ -148,13 +155,18 @@ class Keeper:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._urgent.wait(), SHARE * seconds)
                 again = self._dirty
+        except StoreError:
+            if not self._log.failed:  # else the log itself says so, to whoever uses it next
+                raise
         finally:
             self._task = None
+            self._added.set()
 
     async def _capture(self) -> float:
         """Capture the heap and record the checkpoint. Returns seconds."""
         began = self._clock()
         self._captures += 1
+        self._added.clear()
         try:
             cells, capture = await self._namespace.capture(whole=self._captures % WHOLE == 0)
         except (WorkerGone, ProtocolError):
@@ -170,13 +182,12 @@ class Keeper:
                 await lease.append([], {digest: blobs[digest] for digest in large})
                 blobs |= dict.fromkeys(large)
         await self._until_recorded(cells)
-        recorded = self._log.add(Checkpointed("", cells, change), blobs)
-        if recorded is not None:
+        recorded = self._log.add(Checkpointed("", cells, change), blobs, hold=self._hold and not large)
+        self._added.set()
+        self._written += sum(group.size for group in change.groups)
+        if large and recorded is not None:
             await asyncio.wait([recorded])
-            for content in capture.blobs.values():
-                if isinstance(content, Path):
-                    content.unlink(missing_ok=True)
-            self._written += sum(group.size for group in change.groups)
+            _unlink(content for content in capture.blobs.values() if isinstance(content, Path))
         return self._clock() - began
 
     async def thin(self) -> int:
@@ -204,7 +215,8 @@ class Keeper:
 
     async def _until_recorded(self, cells: int) -> None:
         """The last cell has ended, and is on record in a moment: a checkpoint must not come before it."""
-        while len(self._log.past.cells) < cells:  # noqa: ASYNC110 - a few turns of the loop, and nobody to set an event
+        while len(self._log.past.cells) < cells:
+            self._log.check()
             await asyncio.sleep(0)
 
     # -- bringing back -----------------------------------------------------------------------------------------------
@@ -343,6 +355,11 @@ async def run_again(
         again.cells += 1
         again.diverged += journal.diverged
     return again
+
+
+def _unlink(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def _say_how_it_ended(task: asyncio.Task[None]) -> None:

@@ -16,6 +16,8 @@ from rlm.folds import Past
 from rlm.ports import Content, Lease
 from rlm.types import Event, Listener, Recorded
 
+HOLD = 0.02  # seconds that an event may wait for others to go to the store with it
+
 
 class Log:
     """The log of one session. lease: the right to write it; None for a session that lives in memory alone.
@@ -40,6 +42,9 @@ class Log:
         self.tell = tell or _silence
         self._opening = opening
         self._clock = clock
+        self._held: list[Recorded] = []
+        self._held_blobs: dict[str, Content | None] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._pending: set[asyncio.Task[None]] = set()
         self._failed: Exception | None = None
 
@@ -52,24 +57,45 @@ class Log:
         """Whether the store refused something, so that the log is behind what happened."""
         return self._failed is not None
 
-    def add(self, event: Event, blobs: Mapping[str, Content | None] | None = None) -> asyncio.Task[None] | None:
+    def add(
+        self, event: Event, blobs: Mapping[str, Content | None] | None = None, *, hold: bool = False
+    ) -> asyncio.Task[None] | None:
         """Record an event, with what it refers to. It is durable once `settled` has returned, or the task is done that
-        this returns for a log in a store."""
+        this returns for a log in a store.
+
+        hold: others follow within moments, and may go to the store with it; there is then no task to wait for.
+        """
         self.check()
-        task = None
         if (opening := self._opening) is not None:
             self._opening = None
             if not self.past.number:
-                self.add(opening)
+                self.add(opening, hold=True)
         record = Recorded(self.past.number, self._clock(), event)
         self.past.take(event)
         self.events.append(event)
         self.times.append(record.time)
+        task = None
         if self.lease is not None:
-            task = asyncio.get_running_loop().create_task(self.lease.append([record], blobs))
-            self._pending.add(task)
-            task.add_done_callback(self._ended)
+            self._held.append(record)
+            self._held_blobs.update(blobs or {})
+            if not hold:
+                task = self._send()
+            elif self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(HOLD, self._send)
         self.tell(event)
+        return task
+
+    def _send(self) -> asyncio.Task[None] | None:
+        """Hand over what is held back."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.lease is None or not self._held:
+            return None
+        held, blobs, self._held, self._held_blobs = self._held, self._held_blobs, [], {}
+        task = asyncio.get_running_loop().create_task(self.lease.append(held, blobs))
+        self._pending.add(task)
+        task.add_done_callback(self._ended)
         return task
 
     async def append(self, event: Event, blobs: Mapping[str, Content | None] | None = None) -> None:
@@ -79,6 +105,7 @@ class Log:
 
     async def settled(self) -> None:
         """Wait until everything that was recorded is durable. Raises `StoreError`."""
+        self._send()
         while self._pending:
             await asyncio.wait(self._pending)
         self.check()
@@ -99,6 +126,7 @@ class Log:
 
     async def close(self) -> None:
         """Wait for what is on its way, and let others write. Twice is fine."""
+        self._send()
         while self._pending:
             await asyncio.wait(self._pending)
         if self.lease is not None:

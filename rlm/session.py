@@ -359,7 +359,7 @@ class Session(Closing):
             turn.context = self._unanswered[1]
         index = turn.context.index if turn.context else None
         given, model = value is not NOTHING, self._setup.model.name
-        self._log.add(dataclasses.replace(asked, at=turn.path, context=index, model=model, given=given))
+        self._log.add(dataclasses.replace(asked, at=turn.path, context=index, model=model, given=given), hold=True)
         return turn
 
     async def _open(self, turn: _Turn, output: Output | None) -> None:
@@ -378,7 +378,8 @@ class Session(Closing):
         notes = (*turn.notes, *namespace.take_notes(), *self._untold, *self._past.notes)
         self._untold.clear()
         index = turn.context.index if turn.context else None
-        self._log.add(Briefed(turn.path, index, namespace.contexts, namespace.histories, notes, schema))
+        briefed = Briefed(turn.path, index, namespace.contexts, namespace.histories, notes, schema)
+        self._log.add(briefed, hold=True)
         turn.transcript.messages += opening(
             self._setup,
             self._setup.depth,
@@ -559,7 +560,7 @@ class Session(Closing):
         await namespace.put("context", payload, index, name)
         context = context_info(index, value, name)
         event = _told(context, digest, payload.format, context.preview if preview else None)
-        self._log.add(event, {digest: payload.content})
+        self._log.add(event, {digest: payload.content}, hold=True)
         return context
 
     # -- stepping inside -------------------------------------------------------------------------------------------
@@ -835,7 +836,7 @@ class Session(Closing):
     async def _append(self, event: Event) -> None:
         """Record what happened in a turn. The end of a cell is waited for only before the next thing is done."""
         if isinstance(event, Ran) and is_own(event):
-            self._log.add(event)
+            self._log.add(event, hold=True)
             if self._keeper is not None:
                 self._keeper.cell_ended()
         else:

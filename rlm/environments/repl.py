@@ -186,7 +186,10 @@ class Namespace:
         raise AssertionError("the last attempt returns or raises")
 
     async def _start_empty(self) -> Kernel:
-        kernel = Kernel(self._connect(await self._open_folder()), self._functions)
+        work = await self._open_folder()
+        if self.revive is not None:
+            await _emptied(work)  # files belong to the heap: those that are to be there are brought back with it
+        kernel = Kernel(self._connect(work), self._functions)
         try:
             await kernel.start()
             for tool in self._values:
@@ -423,6 +426,12 @@ async def _remove(folder: Path) -> None:
         await in_thread(remove)  # a gigabyte takes its time
     except RuntimeError:  # an interpreter that is ending starts no more threads
         remove()
+
+
+async def _emptied(folder: Path) -> None:
+    if os.listdir(folder):
+        await _remove(folder)
+        os.mkdir(folder)
 
 
 _open: weakref.WeakSet[Namespace] = weakref.WeakSet()

@@ -23,7 +23,9 @@ from rlm.errors import BlobError
 from rlm.ports import Content, Owned
 from rlm.stores.folders import make_folder, sync_folder
 
-LARGE = 1 << 20  # bytes from which a blob is a file; smaller ones are rows
+LARGE = (
+    64 << 10
+)  # bytes from which a blob is a file: from here on that is quicker than a row, which SQLite copies twice
 FEW = 1 << 16  # bytes that are hashed where they are given: a thread takes longer to wake
 PIECE = 1 << 20  # bytes read at once
 DIGEST = re.compile(r"[0-9a-f]{64}")

@@ -484,6 +484,20 @@ def test_rewinding_moves_heap_inputs_and_conversation_and_can_be_undone() -> Non
         assert session.ask("Now?").response == "['one'] True 0"
 
 
+def test_files_go_back_with_the_heap() -> None:
+    with RLM(three_turns()) as rlm, rlm.session("s") as session:
+        session.run("open('kept.txt', 'w').write('1')")
+        one = session.ask("One?")
+        session.run("open('later.txt', 'w').write('2'); open('kept.txt', 'w').write('3')")
+        session.ask("Two?")
+        session.rewind(after=one.turn)
+        look = "import os; print(sorted(os.listdir()), open('kept.txt').read())"
+        assert session.run(look).stdout == "['kept.txt'] 1\n"
+        died = session.run("open('half.txt', 'w').write('4'); os.kill(os.getpid(), 9)")
+        assert died.restarted
+        assert session.run(look).stdout == "['kept.txt'] 1\n"
+
+
 def test_a_fork_is_a_session_of_its_own_with_the_same_heap() -> None:
     model = three_turns()
     with RLM(model) as rlm, rlm.session("s") as session:

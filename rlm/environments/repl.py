@@ -429,9 +429,17 @@ async def _remove(folder: Path) -> None:
 
 
 async def _emptied(folder: Path) -> None:
-    if os.listdir(folder):
+    if not _is_empty(folder):
         await _remove(folder)
-        os.mkdir(folder)
+        _make(folder)
+
+
+def _is_empty(folder: Path) -> bool:
+    return not any(folder.iterdir())
+
+
+def _make(folder: Path) -> None:
+    folder.mkdir()
 
 
 _open: weakref.WeakSet[Namespace] = weakref.WeakSet()

@@ -57,6 +57,7 @@ def __look():
             base = o
             while getattr(base, "base", None) is not None:
                 base = base.base
+            base = base.obj if type(base) is memoryview else base  # which one leads to the memory makes no difference
             parts += [str(o.dtype), repr(o.shape), see(o.tolist()) if o.dtype.hasobject else repr(o.tolist())[:200], see(base) if base is not o else ""]
         elif kind is types.MethodType:
             parts += [see(o.__func__), see(o.__self__)]
@@ -174,7 +175,9 @@ VIEWS = [
     template("{a} = {b}.reshape(2, 3); {c} = {a}.T", a=name, b=name, c=name),
     template("{a}[0] = {n}", a=name, n=number),
     template(
-        "import numpy; {a} = numpy.frombuffer({b} if type({b}) is bytearray else b'', numpy.uint8)", a=name, b=name
+        "import numpy; {a} = numpy.frombuffer({b} if type({b}) is bytearray else bytearray(2), numpy.uint8)",
+        a=name,
+        b=name,
     ),
     template(
         "import numpy; {a} = numpy.array([{x}, {n}, None], object); {b} = {a}[1:]", a=name, b=name, x=name, n=number

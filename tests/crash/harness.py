@@ -326,7 +326,7 @@ class Style:
     def _sweep(self, truth: Truth) -> list[Doom]:
         """At the first event of a life; where that brought nothing new on record, at the next one."""
         news = sum(
-            record.event.kind not in ("restored", "resumed", "checkpoint")
+            record.event.kind not in ("restored", "resumed", "briefed", "checkpoint")
             for log in truth.logs.values()
             for record in log
         )
@@ -337,9 +337,12 @@ class Style:
         return [Doom("append", self._whom(), self._at, when, self._rng.uniform(0, 0.002) if when == "during" else 0)]
 
     def _storm(self) -> list[Doom]:
+        """A kill of the host anywhere; where accidents happen, of its workers first."""
         rng = self._rng
-        dooms = [self._anywhere("worker")] if self._script.accidents and rng.random() < 0.5 else []
-        return [*dooms, self._anywhere(self._whom())]
+        if not self._script.accidents or rng.random() < 0.3:
+            return [self._anywhere(self._whom())]
+        last = self._at_an_event(4 + int(rng.expovariate(1 / 8)), self._whom())
+        return [self._at_an_event(1 + int(rng.expovariate(1 / 2)), "worker"), self._anywhere("worker"), last]
 
     def _anywhere(self, whom: str) -> Doom:
         rng = self._rng

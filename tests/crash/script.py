@@ -169,7 +169,10 @@ class _Drawing:
         else:
             self.plans[name] = self.plan(rng.choice([0, 1, 1, 2, 2, 3]))
         self.ends[name] = self.world.snapshot()
-        return Step(what, name, value, question, keyed=question is None or rng.random() < 0.2)
+        keyed = question is None or rng.random() < 0.2
+        if self.plans[name] is None:
+            keyed = False  # a turn that failed has no recorded answer: with a key, it would be asked again
+        return Step(what, name, value, question, keyed=keyed)
 
     def plan(self, replies: int) -> Sequence[Spoken]:
         spoken = []

@@ -50,7 +50,8 @@ class Copy:
                 os.close(writing)
                 raise
             if self.pid == 0:
-                serve(work, writing, after_fork)
+                os.close(self.reading)  # or the copy would wait for itself to read, once the worker is gone
+                serve(work, writing, after_fork, seconds)
         finally:
             if self.pid_is_ours():
                 signal.pthread_sigmask(signal.SIG_SETMASK, held)
@@ -117,10 +118,15 @@ def fork() -> int:
         return os.fork()
 
 
-def serve(work: Callable[[Callable[[Any], None]], Any], writing: int, after_fork: Callable[[], None]) -> NoReturn:
+def serve(
+    work: Callable[[Callable[[Any], None]], Any], writing: int, after_fork: Callable[[], None], seconds: float
+) -> NoReturn:
     """All that the copy does, from its first moment to its end."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+        signal.alarm(int(seconds) + 1)  # also where nobody is left who would end it
         import gc
 
         gc.disable()

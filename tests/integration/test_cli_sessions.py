@@ -275,7 +275,7 @@ def test_what_is_listed_and_shown_fits_a_terminal_and_is_json_for_machines(rlm: 
     assert rlm("sessions", "list").err == "no session is stored\n"
     rlm.chat("remember this, " + "which is a long question " * 20, "/run f = (n for n in numbers)")
     rlm.chat("remember", session="a name that is rather long for what it is, and goes on")
-    rlm.chat("/quit", session="empty")
+    rlm.chat("/run x = 1", session="empty")
     texts = [rlm("sessions", command, *name).out for command, *name in (["list"], ["show", "a"], ["usage", "a"])]
     assert max(len(line.rstrip()) for text in texts for line in text.splitlines()) <= WIDTH
     listed, about, used = texts

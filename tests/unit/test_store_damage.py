@@ -21,7 +21,7 @@ from rlm.stores.sqlite import SQLiteStore
 from rlm.types import Answered, Asked, Called, Opened, Recorded
 
 NAMES = ("one", "two", "three")
-SMALL = [b"a small blob", bytes(100_000)]
+SMALL = [b"a small blob", bytes(60_000)]
 LARGE = bytes(range(256)) * (1 << 13)
 
 

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +39,7 @@ WHOLE = 20  # every so many captures look at all names, whatever the cells' code
 PATIENCE = 0.05  # seconds that an answer waits for the checkpoint of its last cell
 THIN_AFTER = 4 << 20  # bytes of checkpoints after which those of the past are looked at
 KEEP = 64 << 20  # bytes of the past that are always kept; above it no more than the session needs now
+DEADLY = 2  # deaths of a worker in one cell that is run again, from which on it is the cell's doing
 DAMAGED = "damaged"  # what a worker's reason says where the bytes have another digest
 AT_THE_END = 60.0  # seconds that close() waits for it
 
@@ -90,7 +92,7 @@ class Keeper:
         self._written = 0
         self._urgent, self._waiting = asyncio.Event(), 0
         self._added, self._hold = asyncio.Event(), False
-        self._deadly: set[str] = set()
+        self._deaths: Counter[str] = Counter()
         self._accepted: set[str] = set()
         self._missing: dict[str, str] = {}  # digests, and why they are of no use
         self.inputs_lost: Mapping[str, Lost] = {}
@@ -246,11 +248,13 @@ class Keeper:
         self._log.add(event)
         if again.cells:
             self.cell_ended()
-        self._check_strict(gone)
+        self._check_strict(gone, again.skipped)
         return note_of_restore(event)
 
-    def _check_strict(self, lost: Mapping[str, Lost]) -> None:
+    def _check_strict(self, lost: Mapping[str, Lost], skipped: int) -> None:
         new = {name: why for name, why in lost.items() if name not in self._accepted}
+        if skipped:
+            new["(cells)"] = Lost("cell", f"{skipped} of the last cells could not be run again")
         if self._strict and new:
             told = "; ".join(f"{name}: {why.type}, {why.reason}" for name, why in new.items())
             raise LossError(f"strict=True, and not everything could be brought back: {told}", new)
@@ -307,10 +311,10 @@ class Keeper:
 
         def begins(number: int, ran: Ran) -> bool:
             kernel.cells = held + number
-            return self._rerun and ran.at not in self._deadly
+            return self._rerun and self._deaths[ran.at] < DEADLY
 
         def died(ran: Ran) -> None:
-            self._deadly.add(ran.at)
+            self._deaths[ran.at] += 1
 
         inside = _Inside(kernel, self._namespace)
         return await run_again(self._log, cells[held:], self._connected, inside, begins, died)

@@ -403,6 +403,19 @@ def test_losses_are_named_and_strict_refuses_them() -> None:
     assert "could not be brought back: g (generator: " in opening(model.requests[-1])
 
 
+def test_strict_refuses_also_what_would_need_a_cell_that_is_not_run_again() -> None:
+    killed("""
+        session = RLM(ScriptedModel([])).session("t")
+        session.run("rows = [{'n': n} for n in range(300_000)]")  # its checkpoint takes longer than the process lives
+        die()
+    """)
+    refused = pytest.raises(LossError, match=r"\(cells\): cell, 1 of the last cells could not be run again")
+    with RLM(ScriptedModel([])) as rlm, rlm.session("t", strict=True, rerun=False) as session, refused:
+        session.get("rows")
+    with RLM(ScriptedModel([])) as rlm, rlm.session("t", strict=True) as session:
+        assert session.run("print(len(rows))").stdout == "300000\n"
+
+
 def test_an_idle_worker_is_released_and_the_next_turn_brings_it_back() -> None:
     model = by_task({"One?": cell("x = [1]; y = x", submission("'a'")), "Two?": submit("x is y")})
     with RLM(model, idle=0.05) as rlm, rlm.session("s") as session:

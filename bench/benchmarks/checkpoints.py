@@ -52,18 +52,20 @@ def rows_of(heap: str) -> list[str]:
 
 def means(figures: Figures) -> str:
     beside = [row_of(heap, BESIDE) for heap in HEAPS if figures.has("wait", row_of(heap, BESIDE))]
-    slowest = max(beside, key=lambda row: figures.median("wait", row))
-    part = row_of(WORST, PART)
+    slowest = max(beside, key=lambda row: figures.median("worst", row))
+    part, everything = row_of(WORST, PART), row_of(WORST, ALL)
     return (
-        f"After a cell that changes something else, the next one waits {figures.says('wait', slowest)} at the most "
-        f"({slowest.partition(':')[0]}). After a cell that changes all of {WORST} it waits "
-        f"{figures.says('wait', row_of(WORST, ALL))}, and the checkpoint is safe after "
-        f"{figures.says('safe', row_of(WORST, ALL))}; dill, during which nothing else runs, takes "
-        f"{figures.says('safe', part, DILL)} and cloudpickle {figures.says('safe', part, CLOUDPICKLE)}. What is saved "
-        "again is a whole group of names that share objects: of one long text, one list or one array of which a "
-        f"hundredth changed, all of it ({figures.says('written', part, unit='B')} for "
-        f"{figures.says('written', part, CHANGED, 'B')}). A namespace of many values is saved by the value, except "
-        "numbers and short texts, which stand in one blob together."
+        f"After a cell that changes all of {WORST} the next one waits {figures.says('wait', everything)}: what is "
+        "large is saved by a forked copy of the worker, and the cells go on beside it. That makes safety later, not "
+        f"sooner: the checkpoint is on the disk after {figures.says('safe', everything)}, where dill, during which "
+        f"nothing else runs, takes {figures.says('safe', everything, DILL)} and cloudpickle "
+        f"{figures.says('safe', everything, CLOUDPICKLE)}; every object is looked at for what it shares, and the "
+        "bytes are written by the worker and again, verified, by the store. Where little changes it is the other way "
+        "round, since names that no cell touched are not looked at. Now and then all are, whatever the cells did, to "
+        "find what no analysis of code can see: that is in the longest waits, which beside a heap that nothing changes "
+        f"are {figures.says('worst', slowest)} ({slowest.partition(':')[0]}). Saved again is a whole group of names "
+        "that share objects: of one long text, one list or one array of which a hundredth changed, all of it "
+        f"({figures.says('written', part, unit='B')} for {figures.says('written', part, CHANGED, 'B')})."
     )
 
 

@@ -77,10 +77,10 @@ BENCHMARK = Benchmark(
         "changes a hundredth of it, or all of it. Of functions a hundredth is one of them. The cell runs twice. Once "
         "trivial cells follow it, the first sent as soon as its result is there, until the checkpoint is long safe: "
         "what a cell waits is its round trip less one in a quiet session, or nothing. And once nothing follows, and "
-        "the time is taken until the checkpoint is on the disk, with the bytes by which events and blobs of the store "
-        "have grown. dill (`dump_module`) and cloudpickle (`dump` of a dict of all names) write the whole "
-        "namespace to a file and sync it, whatever changed: measured once a heap, in a process of their own without an "
-        "engine, in which nothing else runs until it is done."
+        "the time is taken from the result until the checkpoint is on the disk, with the bytes by which events and "
+        "blobs of the store have grown. dill (`dump_module`) and cloudpickle (`dump` of a dict of all names) write the "
+        "whole namespace to a file and sync it, whatever changed: measured once a heap, in a process of their own "
+        "without an engine, in which nothing else runs until it is done."
     ),
     tables=[
         Table("wait", "What the next cell waits"),

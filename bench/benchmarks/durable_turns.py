@@ -39,8 +39,9 @@ def where(figures: Figures) -> str:
     commit = figures.median("time", COMMIT, LIMIT)
     return (
         f"What durability adds to a turn without new input, {amount(more, 's')}, is {more / commit:.1f} times a bare "
-        f"commit ({amount(commit, 's')}): the question, the reply, the cell's result and the answer each wait for the "
-        "disk before they have an effect, and the checkpoint of the cell is taken beside them."
+        f"commit ({amount(commit, 's')}). Three commits are waited for: the question before the model is asked, the "
+        "reply before its cell runs, and the answer with the cell's result and its checkpoint. The rest is the capture "
+        "of the namespace and Python that writes events. A context is written, hashed and verified before it counts."
     )
 
 

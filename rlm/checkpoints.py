@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from rlm.engine.host import Runs
+from rlm.engine.host import LiveHost, Runs
 from rlm.engine.journal import Journal, Record
 from rlm.environments.kernel import WorkerGone
 from rlm.environments.payload import Payload
-from rlm.errors import BlobError, LossError, ProtocolError, StoreError
+from rlm.errors import BlobError, LossError, ProtocolError, ReplError, StoreError
 from rlm.folds import Heap, may_run_again, note_of_restore, root_of
-from rlm.ports import Answer, Content, Host, Store
+from rlm.ports import Answer, Content, Store
 from rlm.recording import Log
 from rlm.types import Checkpointed, HeapImage, Lost, Ran, REPLResult, Restored
 
@@ -39,6 +39,7 @@ WHOLE = 20  # every so many captures look at all names, whatever the cells' code
 PATIENCE = 0.05  # seconds that an answer waits for the checkpoint of its last cell
 THIN_AFTER = 4 << 20  # bytes of checkpoints after which those of the past are looked at
 KEEP = 64 << 20  # bytes of the past that are always kept; above it no more than the session needs now
+FAILURES = 4  # captures in a row that failed, after which only the next cell has another one tried
 DEADLY = 2  # deaths of a worker in one cell that is run again, from which on it is the cell's doing
 DAMAGED = "damaged"  # what a worker's reason says where the bytes have another digest
 AT_THE_END = 60.0  # seconds that close() waits for it
@@ -62,7 +63,7 @@ class Keepable(Protocol):
     def forget_given(self) -> None: ...
 
 
-Connected = Callable[[str, Runs, Record, int], Host]
+Connected = Callable[[str, Runs, Record, int], LiveHost]
 """The host of a place in the tree ("t3"), over something that runs cells, a record, and how many of its cells ran."""
 
 
@@ -88,8 +89,8 @@ class Keeper:
         self._store, self._rerun, self._strict, self._clock = store, rerun, strict, clock
         self._task: asyncio.Task[None] | None = None
         self._dirty = False
-        self._captures = 0
-        self._written = 0
+        self._captures = self._failures = 0
+        self._written = self.dropped = 0
         self._urgent, self._waiting = asyncio.Event(), 0
         self._added, self._hold = asyncio.Event(), False
         self._deaths: Counter[str] = Counter()
@@ -143,6 +144,7 @@ class Keeper:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self._dirty = False
 
     async def _keep(self) -> None:
         try:
@@ -171,8 +173,15 @@ class Keeper:
         self._added.clear()
         try:
             cells, capture = await self._namespace.capture(whole=self._captures % WHOLE == 0)
-        except (WorkerGone, ProtocolError):
+        except (WorkerGone, ProtocolError) as gone:
+            log.debug("no checkpoint: %s", gone)
             return 0.0  # with the worker went what it held; a new one is made of the log, and captured anew
+        except ReplError as failed:  # nothing counts as saved: the next capture looks at the same names again
+            self._failures += 1
+            log.warning("a checkpoint could not be taken: %s", failed)
+            self._dirty = self._dirty or self._failures < FAILURES
+            return self._clock() - began
+        self._failures = 0
         change = capture.change
         digests = [group.digest for group in change.groups]
         digests += [file.digest for file in change.files.values() if file.link is None]
@@ -192,15 +201,15 @@ class Keeper:
             _unlink(content for content in capture.blobs.values() if isinstance(content, Path))
         return self._clock() - began
 
-    async def thin(self) -> int:
+    async def thin(self) -> None:
         """Let go of checkpoints of the past, those of the oldest turns first, where they outweigh the present.
 
         What a turn's end then needs and the store no longer has is made again by running its cells, should anybody go
-        back there. Returns the bytes that the store may free.
+        back there. `dropped` counts the bytes that the store may free.
         """
         lease, past = self._log.lease, self._log.past
         if lease is None or not self._written or self._log.failed:
-            return 0
+            return
         self._written = 0
         await self._log.settled()
         kept = dict(past.blobs())
@@ -213,7 +222,7 @@ class Keeper:
             else:
                 kept |= more
         await lease.hold(list(kept))
-        return dropped
+        self.dropped += dropped
 
     async def _until_recorded(self, cells: int) -> None:
         """The last cell has ended, and is on record in a moment: a checkpoint must not come before it."""
@@ -350,7 +359,8 @@ async def run_again(
             continue
         path, index = root_of(ran.at), int(ran.at.rpartition("/c")[2])
         host = connected(path, runs, record, index)
-        journal = Journal(host, path, record, log.append, first=index, tell=log.tell)
+        once = host.tree.once
+        journal = Journal(host, path, record, log.append, first=index, once=once, tell=log.tell)
         try:
             await journal.run(ran.code)
         except WorkerGone:

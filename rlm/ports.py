@@ -206,6 +206,6 @@ class Lease(Protocol):
         """Say which blobs the session needs, in place of all that was said before; others may be collected."""
         ...
 
-    async def release(self) -> None:
-        """Let others write. Twice is fine."""
+    async def release(self, *, unused: bool = False) -> None:
+        """Let others write. Twice is fine. unused: forget the session, if nothing was ever recorded in it."""
         ...

@@ -130,7 +130,7 @@ class Log:
         while self._pending:
             await asyncio.wait(self._pending)
         if self.lease is not None:
-            await self.lease.release()
+            await self.lease.release(unused=not self.past.number)  # a session that was only opened leaves nothing
 
 
 def _silence(event: Event) -> None:

@@ -129,7 +129,7 @@ class RLM(Closing):
         self._idle = idle
         self._sessions: dict[str, Session] = {}
         self._in_memory: Session | None = None
-        self._at_once = asyncio.Lock()
+        self._at_once: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._passing: set[Session] = set()
         self._opening = threading.Lock()
         self._closed = False
@@ -267,7 +267,7 @@ class RLM(Closing):
     ) -> Session:
         require_persistence(self._environment, environment_class(self._environment))
         check_session_name(name)
-        async with self._at_once:
+        async with self._at_once.setdefault(name, asyncio.Lock()):
             session = self._open_one(name, limits)
             if session is not None:
                 return session
@@ -278,7 +278,7 @@ class RLM(Closing):
                 records = await store.read(name)
                 return self._adopt(store, lease, records, limits=limits, strict=strict, rerun=rerun)
             except BaseException:
-                await lease.release()
+                await lease.release(unused=True)
                 raise
 
     def _open_one(self, name: str | None, limits: Limits | None) -> Session | None:
@@ -312,6 +312,7 @@ class RLM(Closing):
     def _remember(self, session: Session) -> Session:
         with self._opening:
             self._check_open()
+            self._sessions = {name: known for name, known in self._sessions.items() if not known.closed}
             self._sessions[session.name] = session
         return session
 

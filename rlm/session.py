@@ -24,6 +24,7 @@ from rlm.engine.budget import Ledger
 from rlm.engine.host import SERVING, LiveHost, Namespace, Runs, Setup, Tree, context_info, opening, plain_opening
 from rlm.engine.journal import Journal, Record
 from rlm.errors import (
+    BlobError,
     CancellationError,
     ConfigurationError,
     RLMError,
@@ -175,8 +176,15 @@ class Session(Closing):
         self._seconds = self._past.seconds
         self._running: asyncio.Task[Any] | None = None
         self._idle: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._closed = self._gone = False
         self._finalizer: weakref.finalize[..., Session] | None = None
+        if stored is not None:
+            self._watch()
+
+    def _watch(self) -> None:
+        """A session that nobody holds any more lets go of what it has."""
+        self._finalizer = weakref.finalize(self, _abandon, self._namespace, self._log)
+        self._finalizer.atexit = False  # when the interpreter ends, namespaces see to themselves
 
     def _keep(self) -> Keeper | None:
         namespace, stored, connected = self._namespace, self._stored, _held_weakly(self._connected)
@@ -254,8 +262,7 @@ class Session(Closing):
             self._check_open()
             self._log.check()
             if self._finalizer is None:
-                self._finalizer = weakref.finalize(self, _abandon, self._namespace, self._log)
-                self._finalizer.atexit = False  # when the interpreter ends, namespaces see to themselves
+                self._watch()
             if self._idle is not None:
                 self._idle.cancel()
             task = self._running = asyncio.current_task()
@@ -285,11 +292,8 @@ class Session(Closing):
                 return known if question is not None else dataclasses.replace(known, prompt=prompt)
         unfinished = self._past.unfinished
         if unfinished is not None:
-            if key is None or (unfinished.asked.key, unfinished.asked.inputs) != (key, asked) or self._lacks_input:
-                raise UnfinishedTurnError(
-                    f"turn {unfinished.number} of session {self.name!r} was cut off: resume() goes on with it, "
-                    "discard() gives it up"
-                )
+            if key is None or (unfinished.asked.key, unfinished.asked.inputs) != (key, asked):
+                self._require_finished()
             completion = await self._go_on(unfinished, output, started, value)
         else:
             await self._awake()
@@ -301,6 +305,11 @@ class Session(Closing):
         allowed = self._allowed_seconds()
         turn = self._begin(asked, value)
         return await self._to_the_end(turn, output, started, allowed)
+
+    def _require_finished(self) -> None:
+        if (unfinished := self._past.unfinished) is not None:
+            mend = "discard() gives it up" if self._lacks_input else "resume() goes on with it, discard() gives it up"
+            raise UnfinishedTurnError(f"turn {unfinished.number} of session {self.name!r} was cut off: {mend}")
 
     async def _to_the_end(
         self, turn: _Turn, output: Output | None, started: float, allowed: float | None
@@ -512,6 +521,7 @@ class Session(Closing):
 
     async def _add(self, value: Any, name: str | None) -> int:
         async with self._alone("add_context()"):
+            self._require_finished()
             value = await in_thread(lambda: inputs.read(value)) if hasattr(value, "__fspath__") else value
             await self._awake()
             context = await self._put(value, name)
@@ -732,12 +742,16 @@ class Session(Closing):
             self._require_turn(after)
             if not isinstance(self._namespace, Keepable):
                 raise SessionError(f"session {self.name!r}: this environment cannot go back, only be opened anew")
+            if self._stored is None:
+                raise SessionError(f"session {self.name!r} lives in memory: only one with a name in a store goes back")
             if self._keeper is not None:
                 await self._keeper.settled()
+                await self._keeper.stop()
             await self._namespace.release()
-            await self._log.append(Rewound("", after))
+            self._log.add(Rewound("", after))  # from here on nothing may come between
             self._namespace.forget_given()
             self._unanswered, self._asleep = self._left_unanswered(), True
+            await self._log.settled()
 
     async def _fork(self, name: str, after: int | None = None) -> Session:
         """A new session that begins where this one stood at the end of turn `after` (None: as it is now).
@@ -766,10 +780,10 @@ class Session(Closing):
             try:
                 if await stored.store.read(name):
                     raise taken
-                await lease.append(records, dict.fromkeys(Past(records).blobs()))
+                await lease.append(records, dict.fromkeys(await self._in_store(Past(records))))
                 return stored.sibling(name, lease, records)
             except BaseException:
-                await lease.release()
+                await lease.release(unused=True)
                 raise
 
     async def _replay(self) -> Replay:
@@ -777,6 +791,16 @@ class Session(Closing):
         async with self._alone("replay()"):
             records = [Recorded(number, 0.0, event) for number, event in enumerate(self._log.events)]
             return await replay(self._setup, records)
+
+    async def _in_store(self, past: Past) -> list[str]:
+        """The blobs that a session needs, without those of checkpoints that the store has let go: cells make them."""
+        there = [event.digest for event in past.contexts.values() if event.digest is not None]
+        for digest in past.heap.blobs():
+            with contextlib.suppress(BlobError):
+                if self._stored is not None:
+                    await self._stored.store.blob(digest)
+                    there.append(digest)
+        return there
 
     def _require_turn(self, turn: int | None) -> None:
         if turn is not None and turn not in self._past.ends:
@@ -815,7 +839,8 @@ class Session(Closing):
 
     def _release_when_idle(self) -> None:
         if self._stored is not None and self._stored.idle is not None and not self._closed:
-            self._idle = asyncio.get_running_loop().call_later(self._stored.idle, self._begin_release)
+            begin = _if_held(self._begin_release)
+            self._idle = asyncio.get_running_loop().call_later(self._stored.idle, begin)
 
     def _begin_release(self) -> None:
         if not self._queue.locked() and not self._closed:
@@ -910,7 +935,9 @@ class Session(Closing):
         if self._running is not None:
             self._running.cancel()
         async with self._queue:
-            await _to_its_end(self._let_go())
+            if not self._gone:
+                self._gone = True
+                await _to_its_end(self._let_go())
         if self._finalizer is not None:
             self._finalizer.detach()
 
@@ -921,16 +948,14 @@ class Session(Closing):
             if self._keeper is not None:
                 await self._keeper.settled()
                 await self._keeper.stop()
-                if await self._keeper.thin() and self._stored is not None:
+                await self._keeper.thin()
+                if self._keeper.dropped and self._stored is not None and not self._log.failed:
                     await self._stored.store.collect()
         finally:
             try:
                 await self._namespace.close()
             finally:
                 await self._log.close()
-                if self._stored is not None and not self._past.number:
-                    with contextlib.suppress(SessionError, StoreError):  # somebody else has opened it meanwhile
-                        await self._stored.store.delete(self.name)  # nothing ever happened in it
 
     @property
     def closed(self) -> bool:
@@ -1010,6 +1035,18 @@ def _held_weakly(method: Callable[P, T]) -> Callable[P, T]:
         if bound is None:
             raise SessionClosedError("nobody holds this session any more")
         return bound(*args, **kwargs)
+
+    return call
+
+
+def _if_held(method: Callable[[], None]) -> Callable[[], None]:
+    """Calls a bound method whose session somebody still holds."""
+    held = weakref.WeakMethod(method)
+
+    def call() -> None:
+        bound = held()
+        if bound is not None:
+            bound()
 
     return call
 

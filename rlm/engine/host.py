@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from rlm import inputs
 from rlm.engine import loop, prompts
 from rlm.engine.budget import Ledger
-from rlm.engine.journal import Journal, Priced, Record
+from rlm.engine.journal import Journal, NeverBegan, Priced, Record
 from rlm.errors import ModelError, ReplError, TurnError
 from rlm.portal import in_thread
 from rlm.ports import Answer, CallFailed, Model
@@ -222,12 +222,21 @@ class LiveHost:
         """One cell in the namespace."""
         fresh, at = not self._cells, f"{self._path}/c{self._cells}"
         self._cells += 1
-        await self.tree.settled()
+        before = getattr(self._namespace, "cells", None)
+        try:
+            await self.tree.settled()
+        except asyncio.CancelledError as cancelled:
+            raise NeverBegan(*cancelled.args) from cancelled
 
         def printed(stream: str, text: str) -> None:
             self.tree.tell(Printed(at, "stderr" if stream == "stderr" else "stdout", text))
 
-        return await self._namespace.run(code, answer, fresh=fresh, printed=printed)
+        try:
+            return await self._namespace.run(code, answer, fresh=fresh, printed=printed)
+        except asyncio.CancelledError as cancelled:
+            if before is not None and getattr(self._namespace, "cells", None) == before:
+                raise NeverBegan(*cancelled.args) from cancelled
+            raise
 
     async def call(self, key: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Answer a call of a cell: a model, a child, or a tool."""

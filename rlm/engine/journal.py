@@ -56,6 +56,10 @@ class Priced:
     usage_summary: UsageSummary
 
 
+class NeverBegan(asyncio.CancelledError):
+    """A cell was cancelled before anything of it ran: it leaves no trace, neither in the namespace nor on record."""
+
+
 class Record:
     """Past events by the places at which a journal looks for them. Of equals the first counts."""
 
@@ -152,6 +156,8 @@ class Journal:
         calls = _Calls(self, at, answer, complete=recorded is not None)
         try:
             result = await self._inner.run(code, calls.answer)
+        except NeverBegan:
+            raise
         except asyncio.CancelledError:
             if recorded is None:  # what it did up to here, it did
                 await self._append(Ran(at, code=code, result=REPLResult(error=self._cut())))
@@ -165,14 +171,25 @@ class Journal:
         return replace(result, rlm_calls=self._made.pop(at)) if at in self._made else result
 
     async def call(
-        self, key: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], answer: Answer | None = None
+        self,
+        key: str,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        answer: Answer | None = None,
+        *,
+        repeats: bool = False,
     ) -> Any:
-        """The recorded value or failure of the call at `key`, or that of making it: by `answer`, else `inner.call`."""
+        """The recorded value or failure of the call at `key`, or that of making it: by `answer`, else `inner.call`.
+
+        repeats: it may be one that was made before with other arguments, so that a function that must not be called
+        twice is not called.
+        """
         if recorded := self.record.called.get(key):
             if recorded.error is not None:
                 raise CallFailed(recorded.error, recorded.reason or "error")
             return recorded.value
-        if key in self.record.attempted:
+        if key in self.record.attempted or (repeats and name in self._once):
             lost = CallFailed(f"{name}() {UNCERTAIN}", "uncertain")
             await self._made_call(Called(key, name, "", None, str(lost), lost.reason))
             raise lost
@@ -215,11 +232,21 @@ class _Calls:
     def __init__(self, journal: Journal, cell: str, answer: Answer | None, complete: bool) -> None:
         self._journal, self._cell, self._answer, self._complete = journal, cell, answer, complete
         self._seen: Counter[str] = Counter()
+        self._asked: set[str] = set()
 
     async def answer(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         if name in _BATCHED:
             return await self._batch(name, args, dict(kwargs))
-        return await self._journal.call(self._key(name, args, kwargs), name, args, kwargs, self._answer)
+        key = self._key(name, args, kwargs)
+        return await self._journal.call(key, name, args, kwargs, self._answer, repeats=self._repeats(key, name))
+
+    def _repeats(self, key: str, name: str) -> bool:
+        """Whether a call that is not on record may be one that is, with other arguments: the cell ran to its end
+        before, or has made calls of this function that nobody has asked for again."""
+        record, place = self._journal.record, f"{self._cell}/{name}:"
+        if key in record.called:
+            return False
+        return self._complete or any(made.startswith(place) and made not in self._asked for made in record.attempted)
 
     async def _batch(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> list[dict[str, Any]]:
         """A batch is as many single calls, each with its own place, made concurrently; a failing one fails alone."""
@@ -248,6 +275,7 @@ class _Calls:
     def _key(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         call = f"{name}:{_digest(args, kwargs)}"
         key = f"{self._cell}/{call}#{self._seen[call]}"
+        self._asked.add(key)
         self._seen[call] += 1
         self._journal.diverged += self._complete and key not in self._journal.record.called
         return key

@@ -22,7 +22,7 @@ from graph import OverBudget
 from known import Known, is_bundled, is_large_text
 from names import code_names
 from restore import Restore
-from snapshot import Scope, Snapshot, empty_answer
+from snapshot import Scope, Snapshot
 from sources import Sources, statements
 from suspects import MODULE_NAMES, Suspects, threads_live
 
@@ -194,8 +194,7 @@ class Heap:
     def died(self, job: Job, names: list[str]) -> None:
         """The copy ended without an answer: nothing counts as saved, the next capture looks at the same names again."""
         self.forget(job, names)
-        answer = self.completed(job, empty_answer())
-        self.worker.send(type="value", id=job.id, value=answer)
+        self.worker.send(type="value", id=job.id, error="the copy of the process that looked at it has died")
         self.next()
 
     def forget(self, job: Job, names: list[str]) -> None:

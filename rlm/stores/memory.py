@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,9 +166,11 @@ class MemoryStore:
         self._require(digests)
         session.refs = set(digests)
 
-    def release(self, session: _Session) -> None:
+    def release(self, session: _Session, unused: bool) -> None:
         with self._guard:
             session.lease = None
+            if unused and not session.rows and not session.refs and self._sessions.get(session.name) is session:
+                del self._sessions[session.name]
 
     def _require(self, digests: Iterable[str]) -> None:
         for digest in digests:
@@ -238,17 +241,17 @@ class MemoryLease:
         self._line.add(job)
         await job.done()
 
-    async def release(self) -> None:
-        await self._end.once(self._release)
+    async def release(self, *, unused: bool = False) -> None:
+        await self._end.once(partial(self._release, unused))
 
-    async def _release(self) -> None:
+    async def _release(self, unused: bool) -> None:
         try:
             for line in (self._line, self._aside):
                 job = Job[MemoryStore, None](None)
                 line.add(job)  # behind all that was appended before
                 await job.done()
         finally:
-            self._store.release(self._session)
+            self._store.release(self._session, unused)
 
     def _require_held(self) -> None:
         if self._end.begun:

@@ -281,14 +281,15 @@ class SQLiteLease:
         self._line.add(job)
         await job.done()
 
-    async def release(self) -> None:
+    async def release(self, *, unused: bool = False) -> None:
         if os.getpid() == self._store.process:
-            await self._end.once(self._release)
+            await self._end.once(partial(self._release, unused))
 
-    async def _release(self) -> None:
+    async def _release(self, unused: bool) -> None:
         try:
-            for line in (self._line, self._aside):
-                job = Job[object, None](None)
+            for line in (self._aside, self._line):
+                last = unused and line is self._line
+                job = Job(partial(tables.drop_unused, writing=self._writing) if last else None)
                 line.add(job)  # behind all that was appended before
                 await job.done()
             if self._lock.holds and self._place.exists():  # else it may be another writer's by now

@@ -113,6 +113,16 @@ def log(connection: sqlite3.Connection, name: str) -> Sequence[Recorded]:
         raise LogError(f"session {name!r}: {error}") from error
 
 
+def drop_unused(connection: sqlite3.Connection, writing: Writing) -> None:
+    """Forget a session in which nothing was ever recorded, if nobody else has leased it since."""
+    unused = "SELECT 1 FROM sessions WHERE key = ? AND epoch = ? AND events = 0"
+    unneeded = "SELECT 1 FROM refs WHERE session = ?"
+    if connection.execute(unused, (writing.key, writing.epoch)).fetchone() is None:
+        return
+    if connection.execute(unneeded, (writing.key,)).fetchone() is None:
+        connection.execute("DELETE FROM sessions WHERE key = ?", (writing.key,))
+
+
 def append(
     connection: sqlite3.Connection,
     writing: Writing,

@@ -473,6 +473,18 @@ async def a_deleted_session_is_gone(open: Open) -> None:
         equal(list(await store.read("s")), [], "its log")
 
 
+@rule
+async def a_session_that_was_never_used_can_be_forgotten_on_release(open: Open) -> None:
+    async with opened(open) as store:
+        lease = await store.lease("s")
+        await lease.release(unused=True)
+        equal(list(await store.list()), [], "list, after a release of what was never used")
+        lease = await store.lease("s")
+        await lease.append([called(0)])
+        await lease.release(unused=True)
+        equal([one.name for one in await store.list()], ["s"], "list, after a release of what was used")
+
+
 # -- blobs -------------------------------------------------------------------------------------------------------------
 
 

@@ -141,5 +141,5 @@ class DoomedLease:
     async def hold(self, digests: Sequence[str]) -> None:
         await self._lease.hold(digests)
 
-    async def release(self) -> None:
-        await self._lease.release()
+    async def release(self, *, unused: bool = False) -> None:
+        await self._lease.release(unused=unused)

@@ -33,7 +33,7 @@ class Slow:
 
     async def hold(self, digests: Sequence[str]) -> None: ...
 
-    async def release(self) -> None:
+    async def release(self, *, unused: bool = False) -> None:
         self.released += 1
 
 

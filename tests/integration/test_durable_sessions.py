@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -582,3 +583,106 @@ def test_a_cell_of_the_users_own_that_was_cut_off_pays_nothing_twice_when_it_is_
     """
     killed("MAYBE = die\n" + textwrap.dedent(script))
     assert killed("MAYBE = lambda: None\n" + textwrap.dedent(script), expect=0) == "A B 1\n"
+
+
+# -- corners -------------------------------------------------------------------------------------------------------
+
+
+def test_closing_again_what_was_only_opened_deletes_nobodys_session() -> None:
+    with RLM(ScriptedModel([])) as one, RLM(ScriptedModel([])) as other:
+        opened = one.session("s")
+        opened.close()
+        with other.session("s") as session:
+            session.run("x = 1")
+        opened.close()
+    assert reopened(ScriptedModel([]), lambda session: session.get("x")) == 1
+
+
+def test_a_value_that_ends_the_process_that_saves_it_takes_no_other_along() -> None:
+    code = "important = [1, 2]\nclass Bad:\n    def __reduce__(self):\n        import os; os._exit(3)\nbad = Bad()"
+    reopened(ScriptedModel([]), lambda session: session.run(code))
+    with RLM(ScriptedModel([])) as rlm, rlm.session("s") as session:
+        assert session.run("print(important)").stdout == "[1, 2]\n"
+        assert session.restored is not None
+        assert list(session.restored.lost) == ["bad"] or session.restored.rerun == 1
+
+
+def test_an_input_that_is_added_while_a_turn_is_unfinished_would_be_taken_for_its_own() -> None:
+    killed("MAYBE = die\nHOW = None\n" + textwrap.dedent(CRASH))
+    with RLM(ScriptedModel([])) as rlm, rlm.session("s") as session, pytest.raises(UnfinishedTurnError):
+        session.add_context("for the next question")
+
+
+def test_a_script_with_keys_is_run_again_also_where_its_input_had_not_arrived() -> None:
+    killed("""
+        value = {"big": "x" * 80_000_000}
+        def die_soon():
+            while not os.path.exists(os.environ["RLM_STORE"] + "/store.db"): time.sleep(0.001)
+            time.sleep(0.12)
+            die()
+        threading.Thread(target=die_soon, daemon=True).start()
+        RLM(ScriptedModel([])).session("s").completion(value, "What?", key="k")
+        time.sleep(30)
+    """)
+    model = ScriptedModel([submit("len(context['big'])")])
+    answer = reopened(model, lambda s: s.completion({"big": "x" * 80_000_000}, "What?", key="k").response)
+    assert answer == "80000000"
+
+
+def test_a_cell_that_is_run_again_calls_no_tool_that_must_not_be_called_twice() -> None:
+    orders: list[str] = []
+
+    @tool(retry="never")
+    def order(part: str) -> str:
+        orders.append(part)
+        return f"{part} ordered"
+
+    killed("""
+        @tool(retry="never")
+        def order(part): return f"{part} ordered"
+        session = RLM(ScriptedModel([]), tools=[order]).session("s")
+        session.run("import time; rows = list(range(3_000_000)); got = order(f'bolt {time.time()}')")
+        die()
+    """)
+    with RLM(ScriptedModel([]), tools=[order]) as rlm, rlm.session("s") as session:
+        session.variables()
+        session.run("print(len(rows))")
+    assert orders == []
+
+
+def test_a_cell_that_never_began_is_not_counted() -> None:
+    async def go() -> None:
+        async with RLM(ScriptedModel([])) as rlm:
+            session = await rlm.asession("s")
+            await session.arun("n = 0")
+            first = asyncio.create_task(session.arun("import time; time.sleep(0.3); n += 1"))
+            second = asyncio.create_task(session.arun("n += 100"))
+            await asyncio.sleep(0.1)
+            second.cancel()
+            await asyncio.wait([first, second])
+            await session.arun("n += 1")
+
+    asyncio.run(go())
+    assert reopened(ScriptedModel([]), lambda session: (session.get("n"), session.restored.rerun)) == (2, 0)
+
+
+def test_a_session_in_memory_does_not_go_back() -> None:
+    with RLM(three_turns(), persistent=True) as rlm:
+        rlm.completion("text", "One?")
+        with pytest.raises(SessionError, match="lives in memory"):
+            rlm.session().rewind()
+
+
+def test_a_session_that_nobody_holds_lets_others_have_it() -> None:
+    rlm = RLM(ScriptedModel([]), idle=900)
+    rlm.session("s").run("x = 1")
+    del rlm
+    gc.collect()
+
+    def there() -> bool:
+        try:
+            return bool(reopened(ScriptedModel([]), lambda session: session.get("x")) == 1)
+        except SessionBusyError:
+            return False
+
+    until(there)

@@ -25,7 +25,7 @@ from rlm.errors import BlobError, LossError, ProtocolError, ReplError, StoreErro
 from rlm.folds import Heap, may_run_again, note_of_restore, root_of
 from rlm.ports import Answer, Content, Store
 from rlm.recording import Log
-from rlm.types import Checkpointed, HeapImage, Lost, Ran, REPLResult, Restored
+from rlm.types import Checkpointed, HeapChange, HeapImage, Lost, Ran, REPLResult, Restored
 
 if TYPE_CHECKING:
     from rlm.environments.images import Capture
@@ -243,6 +243,17 @@ class Keeper:
             return ""
         heap, contents = await self._base()
         image = heap.image()
+        if heap is not past.heap:  # what the worker says of changes from here on, it says against this one
+            change = HeapChange(
+                image.groups,
+                image.modules,
+                image.given,
+                image.lost,
+                files=image.files,
+                files_lost=image.files_lost,
+                python=image.python,
+            )
+            self._log.add(Checkpointed("", heap.cells, change, base=True), dict.fromkeys(heap.blobs()))
         lost = dict(await kernel.restore(image, contents)) if heap.cells else {}
         if self._rerun and (damaged := self._found_damaged(image, lost)):
             self._missing |= damaged  # an older checkpoint and the cells after it may be whole

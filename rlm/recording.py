@@ -104,10 +104,11 @@ class Log:
         await self.settled()
 
     async def settled(self) -> None:
-        """Wait until everything that was recorded is durable. Raises `StoreError`."""
+        """Wait until everything that was recorded up to now is durable. Raises `StoreError`."""
         self._send()
-        while self._pending:
-            await asyncio.wait(self._pending)
+        pending = set(self._pending)  # what comes later waits for itself
+        if pending:
+            await asyncio.wait(pending)
         self.check()
 
     def check(self) -> None:

@@ -160,9 +160,9 @@ class Namespace:
             try:
                 kernel = await self._start_empty()
             except SandboxError as error:
-                if not isinstance(error.__cause__, WorkerGone) or attempt < MAX_ATTEMPTS - 1:
+                if not isinstance(error.__cause__, WorkerGone) or not attempt:
                     raise
-                continue  # somebody may have killed it; a second death in a row has another reason
+                continue  # somebody may have killed it
             try:
                 told = ""
                 if self.revive is not None:

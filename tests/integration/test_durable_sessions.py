@@ -686,3 +686,23 @@ def test_a_session_that_nobody_holds_lets_others_have_it() -> None:
             return False
 
     until(there)
+
+
+def test_an_older_checkpoint_that_stands_in_for_a_damaged_one_is_what_later_ones_build_on() -> None:
+    def first(session: Session) -> None:
+        session.run("v = [0]")
+        session.run(
+            "data = 'x' * 3_000_000\nif not globals().get('seen'): v.append(len(SHOW_VARS()) * 0 + 1)\nseen = True"
+        )
+
+    def look(session: Session) -> Any:
+        return session.get("v"), session.run("print(len(data))").stdout
+
+    reopened(ScriptedModel([]), first)
+    for blob in Path(os.environ["RLM_STORE"], "blobs").rglob("*"):
+        if blob.is_file() and blob.stat().st_size > 2_000_000:
+            blob.unlink()
+    assert reopened(ScriptedModel([]), look) == ([0, 1], "3000000\n")
+    with RLM(ScriptedModel([])) as rlm, rlm.session("s", strict=True) as session:
+        assert look(session) == ([0, 1], "3000000\n")
+        assert any(event.kind == "checkpoint" and event.base for event in session.log)  # type: ignore[attr-defined]

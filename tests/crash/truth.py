@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlm.log import dump
-from rlm.types import Answered, Asked, Called, ContextAdded, Event, Ran, Recorded, Replied, Restored
-from tests.crash.life import CONCURRENCY, SESSION
+from rlm.types import Answered, Asked, Called, ContextAdded, Event, Failed, Ran, Recorded, Replied, Restored
+from tests.crash.life import CONCURRENCY, KILLED, SESSION
 from tests.crash.provider import Billed
 from tests.crash.script import CELL, PLAN, Script, Step
 
-DISCARDED = "(This turn ended without an answer: the turn was discarded"
+WITHOUT = "(This turn ended without an answer: "
+DISCARDED = f"{WITHOUT}the turn was discarded"
 
 Logs = Mapping[str, Sequence[Recorded]]
 """The logs of all sessions of a store, by name."""
@@ -184,7 +185,8 @@ class Truth:
         """No request was made where all of its kind were on record. A cell that took its worker along is tried again,
         by the model or the user, which may repeat its requests."""
         assert self.twin is not None
-        tries = 1 + sum(
+        tries = 1 + sum(KILLED in failed.message for failed in self._events(Failed))
+        tries += sum(
             ran.result.error is not None and ran.result.error.type == "WorkerDied" for ran in self._events(Ran)
         )
         there = Counter(served[number].signature for number in self.recorded)
@@ -267,8 +269,10 @@ def _without_lost(result: Mapping[str, Any]) -> tuple[Any, set[str]]:
 
 
 def _counts(history: Sequence[Mapping[str, str]]) -> bool:
-    """False for a turn whose input had not arrived when its process ended: it was asked again."""
-    return not history[-1]["content"].startswith(DISCARDED)
+    """False for a turn that was asked again: its input had not arrived when its process ended, or no worker lived long
+    enough to begin it."""
+    last = history[-1]["content"]
+    return not (last.startswith(DISCARDED) or (last.startswith(WITHOUT) and KILLED in last))
 
 
 def _shown(history: Sequence[Mapping[str, str]], script: Script) -> Any:

@@ -156,8 +156,9 @@ class Journal:
         calls = _Calls(self, at, answer, complete=recorded is not None)
         try:
             result = await self._inner.run(code, calls.answer)
-        except NeverBegan:
-            raise
+        except NeverBegan as never:
+            cancelled = never.__cause__ or asyncio.CancelledError()
+            raise cancelled from cancelled.__cause__  # itself: `asyncio.timeout` takes no subclass for a cancellation
         except asyncio.CancelledError:
             if recorded is None:  # what it did up to here, it did
                 await self._append(Ran(at, code=code, result=REPLResult(error=self._cut())))

@@ -74,7 +74,7 @@ TEXT = """\
 
 What a session promises about the end of its process is tested by ending it: `SIGKILL`, sent to the host, to the worker
 that holds the variables, or to both, at random instants and at every event of the log. The session is opened in a new
-process, goes on, and is killed again. `scripts/crash` does this as often as one likes; a short run is part of the tests.
+process, goes on, and is killed again. `scripts/crash` does this as often as one likes, the tests for a moment.
 
 <figures>
 

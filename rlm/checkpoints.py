@@ -71,7 +71,7 @@ class Keeper:
     """Keeps the heap of one namespace safe.
 
     log: the session's; checkpoints are taken where it is durable. connected: makes the hosts for cells that are run
-    again. rerun: whether they are. strict: losses are a `LossError`, told once for each name.
+    again. rerun: whether they are. strict: losses are a `LossError`.
     """
 
     def __init__(
@@ -94,7 +94,6 @@ class Keeper:
         self._urgent, self._waiting = asyncio.Event(), 0
         self._added, self._hold = asyncio.Event(), False
         self._deaths: Counter[str] = Counter()
-        self._accepted: set[str] = set()
         self._missing: dict[str, str] = {}  # digests, and why they are of no use
         self.inputs_lost: Mapping[str, Lost] = {}
         """Inputs that the store does not have any more; set by whoever brings the inputs back."""
@@ -183,9 +182,7 @@ class Keeper:
             return self._clock() - began
         self._failures = 0
         change = capture.change
-        digests = [group.digest for group in change.groups]
-        digests += [file.digest for file in change.files.values() if file.link is None]
-        blobs: dict[str, Content | None] = dict.fromkeys(digests)
+        blobs: dict[str, Content | None] = dict.fromkeys(_digests(change))
         blobs |= capture.blobs
         lease, large = self._log.lease, {digest for digest, content in blobs.items() if isinstance(content, Path)}
         if lease is not None and large:  # first, so that no event of a running turn has to wait for them
@@ -272,13 +269,11 @@ class Keeper:
         return note_of_restore(event)
 
     def _check_strict(self, lost: Mapping[str, Lost], skipped: int) -> None:
-        new = {name: why for name, why in lost.items() if name not in self._accepted}
         if skipped:
-            new["(cells)"] = Lost("cell", f"{skipped} of the last cells could not be run again")
-        if self._strict and new:
-            told = "; ".join(f"{name}: {why.type}, {why.reason}" for name, why in new.items())
-            raise LossError(f"strict=True, and not everything could be brought back: {told}", new)
-        self._accepted |= set(lost)
+            lost = {**lost, "(cells)": Lost("cell", f"{skipped} of the last cells could not be run again")}
+        if self._strict and lost:
+            told = "; ".join(f"{name}: {why.type}, {why.reason}" for name, why in lost.items())
+            raise LossError(f"strict=True, and not everything could be brought back: {told}", lost)
 
     async def _base(self) -> tuple[Heap, Mapping[str, bytes | Path]]:
         """The last checkpoint that the store has as a whole, and its blobs; if it has none, what there is of the last.
@@ -303,9 +298,7 @@ class Keeper:
     async def _contents(self, image: HeapImage) -> dict[str, bytes | Path]:
         """The blobs of an image; those that are missing are left out, and what was in them is lost."""
         contents: dict[str, bytes | Path] = {}
-        digests = [group.digest for group in image.groups]
-        digests += [file.digest for file in image.files.values() if file.link is None]
-        for digest in dict.fromkeys(digests):
+        for digest in _digests(image):
             if self._store is None or digest in self._missing:
                 continue
             try:
@@ -380,6 +373,13 @@ async def run_again(
         again.cells += 1
         again.diverged += journal.diverged
     return again
+
+
+def _digests(heap: HeapChange | HeapImage) -> Iterable[str]:
+    """The blobs that it is made of, each once."""
+    digests = [group.digest for group in heap.groups]
+    digests += [file.digest for file in heap.files.values() if file.link is None]
+    return dict.fromkeys(digests)
 
 
 def _unlink(paths: Iterable[Path]) -> None:

@@ -49,10 +49,6 @@ class Log:
         self._failed: Exception | None = None
 
     @property
-    def durable(self) -> bool:
-        return self.lease is not None
-
-    @property
     def failed(self) -> bool:
         """Whether the store refused something, so that the log is behind what happened."""
         return self._failed is not None

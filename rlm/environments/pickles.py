@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     Handler = Callable[[Any, Any], Any]
 
 CLOUDPICKLE = "_rlm_cloudpickle"
-EMPTY = "empty"  # stands for a closure's cell that has no value yet
 
 # What would load as something that only looks the same; a module that is not imported has no objects.
 HOLLOW = (

@@ -318,12 +318,6 @@ class Snapshot:
         return blob.digest, blob.size
 
 
-def empty_answer() -> dict[str, Any]:
-    """What to answer where nothing could be found out."""
-    tables: dict[str, Any] = {name: {} for name in ("modules", "given", "lost", "files", "files_lost", "blobs")}
-    return {**tables, "groups": [], "gone": [], "files_gone": [], "python": ""}
-
-
 def same_atom(one: Any, other: Any) -> bool:
     return one is other or (type(one) is type(other) and one == other and repr(one) == repr(other))
 

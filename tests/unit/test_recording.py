@@ -81,7 +81,6 @@ def test_once_the_store_has_refused_nothing_more_is_recorded() -> None:
 def test_a_log_without_a_lease_lives_in_memory() -> None:
     async def go() -> None:
         log = Log()
-        assert not log.durable
         assert log.add(Rewound("")) is None
         await log.append(Rewound(""))
         await log.close()

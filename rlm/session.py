@@ -365,7 +365,9 @@ class Session(Closing):
             number, asked.question, value, Ledger(self._setup.limits, parent=self._ledger), loop.Transcript([])
         )
         if self._unanswered is not None and type(value) in UNCHANGING and value is self._unanswered[0]:
-            turn.context = self._unanswered[1]
+            known = self._unanswered[1]
+            if asked.question is not None or self._past.contexts[known.index].preview is not None:
+                turn.context = known
         index = turn.context.index if turn.context else None
         given, model = value is not NOTHING, self._setup.model.name
         self._log.add(dataclasses.replace(asked, at=turn.path, context=index, model=model, given=given), hold=True)
@@ -536,8 +538,10 @@ class Session(Closing):
             known, context = self._unanswered
             if await self._is_the_same(value, known, context):
                 told = self._past.contexts[context.index]
+                if preview and told.preview is None:  # it came with a question, and is now the task itself
+                    told = dataclasses.replace(told, preview=inputs.preview(value))
                 self._log.add(told)
-                return context
+                return dataclasses.replace(context, preview=told.preview or context.preview)
         return await self._put(value, None, preview)
 
     async def _is_the_same(self, value: Any, known: Any, context: prompts.ContextInfo) -> bool:

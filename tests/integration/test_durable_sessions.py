@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from rlm import RLM, Limits, LossError, ScriptedModel, SessionBusyError, Sessions, UnfinishedTurnError, tool
-from rlm.errors import ConfigurationError, SessionError, SessionExistsError
+from rlm.errors import ConfigurationError, ModelError, SessionError, SessionExistsError
 from rlm.session import Session
-from rlm.types import Messages, Ran, Restored
+from rlm.types import ContextAdded, Messages, Ran, Restored
 from tests.turns import by_task, cell, opening, submission, submit, task
 
 ROOT = Path(__file__).parents[2]
@@ -173,6 +173,38 @@ def test_an_input_that_a_failed_turn_left_is_not_brought_in_twice() -> None:
         "context_0",
     ]
     assert "context_1" not in reopened(model, lambda s: s.variables())
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_an_input_left_unanswered_is_shown_and_recorded_as_the_task_once_it_is_given_without_a_question(
+    later: bool,
+) -> None:
+    text = "Count the words.\n" + "word " * 10_000
+    asked: list[str] = []
+
+    def reply(messages: Messages) -> str:
+        asked.append(opening(messages))
+        if len(asked) == 1:
+            raise ModelError("the provider is down")
+        return submit("len(context)")
+
+    def fails(session: Session) -> None:
+        with pytest.raises(ModelError):
+            session.completion(text, "What?")
+
+    def succeeds(session: Session) -> None:
+        session.completion(text)
+        told = [event for event in session.log if isinstance(event, ContextAdded)][-1]
+        assert told.index == 0
+        assert told.preview is not None
+        assert told.preview.startswith("Count the words.")
+
+    if later:
+        reopened(ScriptedModel(reply), fails)
+        reopened(ScriptedModel(reply), succeeds)
+    else:
+        reopened(ScriptedModel(reply), lambda session: (fails(session), succeeds(session)))
+    assert ["Count the words." in message for message in asked] == [False, True]
 
 
 def test_what_the_user_did_in_an_earlier_process_is_told_to_the_model() -> None:

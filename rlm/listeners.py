@@ -39,16 +39,21 @@ class Listening:
             return _nobody
 
         def tell(event: Event) -> None:
-            if self._thread is None:
+            if not self._at_work:
+                self._told = queue.SimpleQueue()
                 self._thread = threading.Thread(target=_work, args=(self._told,), name="rlm-listeners", daemon=True)
                 self._thread.start()
             self._told.put(lambda: _hand_over(event, listeners))
 
         return tell
 
+    @property
+    def _at_work(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()  # no thread comes along into a forked child
+
     async def caught_up(self) -> None:
         """Until every listener has returned from every event told before. A listener itself does not wait for that."""
-        if self._thread is None or _telling.get():
+        if not self._at_work or _telling.get():
             return
         loop = asyncio.get_running_loop()
         seen = asyncio.Event()

@@ -177,13 +177,14 @@ class Session(Closing):
         self._running: asyncio.Task[Any] | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._closed = self._gone = False
+        self._process = os.getpid()
         self._finalizer: weakref.finalize[..., Session] | None = None
         if stored is not None:
             self._watch()
 
     def _watch(self) -> None:
         """A session that nobody holds any more lets go of what it has."""
-        self._finalizer = weakref.finalize(self, _abandon, self._namespace, self._log)
+        self._finalizer = weakref.finalize(self, _abandon, self._namespace, self._log, self._process)
         self._finalizer.atexit = False  # when the interpreter ends, namespaces see to themselves
 
     def _keep(self) -> Keeper | None:
@@ -254,6 +255,11 @@ class Session(Closing):
     @contextlib.asynccontextmanager
     async def _alone(self, what: str) -> AsyncIterator[None]:
         """The session to oneself, in the order of arrival. close() ends it, with a `CancellationError`."""
+        if self._process != os.getpid():
+            raise SessionError(
+                f"session {self.name!r} belongs to the process that forked this one: an RLM made here can open it once "
+                "that process has closed it"
+            )
         if self in SERVING.get():
             raise SessionError(
                 f"session {self.name!r} runs the cell that called this function: the two would wait for each other"
@@ -936,6 +942,8 @@ class Session(Closing):
     async def _close(self) -> None:
         """End the session: a running turn is cancelled, the namespace destroyed. Twice is fine."""
         self._closed = True
+        if self._process != os.getpid():
+            return  # what is under way is the parent's, and on a loop that does not run here
         if self._running is not None:
             self._running.cancel()
         async with self._queue:
@@ -1089,8 +1097,10 @@ async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-def _abandon(namespace: Namespace, log: Log) -> None:
+def _abandon(namespace: Namespace, log: Log, process: int) -> None:
     """Close a session that nobody holds; called by the garbage collector, so it must not wait."""
+    if process != os.getpid():
+        return
 
     async def close() -> None:
         try:

@@ -494,6 +494,37 @@ def test_a_session_can_be_waited_for() -> None:
     assert asyncio.run(go()) == "s"
 
 
+def test_a_forked_child_leaves_its_parents_sessions_alone() -> None:
+    script = """
+        from rlm.errors import SessionError
+        rlm = RLM(ScriptedModel([submit("1"), submit("2"), submit("3")]), listener=lambda event: None)
+        session = rlm.session("s")
+        session.ask("One?")
+        session.run("x = list(range(300_000))")  # its checkpoint is under way
+        busy = threading.Thread(target=session.run, args=["import time; time.sleep(0.5)"])
+        busy.start()
+        time.sleep(0.1)
+        if (child := os.fork()) == 0:
+            signal.alarm(10)
+            try:
+                session.get("x")
+            except SessionError as error:
+                print(error, flush=True)
+            session.close()
+            print(rlm.completion("", "Two?").response, flush=True)
+            rlm.close()
+            os._exit(0)
+        print(os.waitpid(child, 0)[1], flush=True)
+        busy.join()
+        print(session.run("print(len(x))").stdout)
+        rlm.close()
+    """
+    said = "session 's' belongs to the process that forked this one"
+    first, *others = killed(script, expect=0).split("\n")
+    assert first.startswith(said)
+    assert others[:3] == ["2", "0", "300000"]
+
+
 # -- back, and aside -----------------------------------------------------------------------------------------------
 
 

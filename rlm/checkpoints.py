@@ -39,6 +39,7 @@ WHOLE = 20  # every so many captures look at all names, whatever the cells' code
 PATIENCE = 0.05  # seconds that an answer waits for the checkpoint of its last cell
 THIN_AFTER = 4 << 20  # bytes of checkpoints after which those of the past are looked at
 KEEP = 64 << 20  # bytes of the past that are always kept; above it no more than the session needs now
+BREACHES = 2  # captures in a row that broke the protocol, from which on none is taken: each costs its worker
 FAILURES = 4  # captures in a row that failed, after which only the next cell has another one tried
 DEADLY = 2  # deaths of a worker in one cell that is run again, from which on it is the cell's doing
 DAMAGED = "damaged"  # what a worker's reason says where the bytes have another digest
@@ -89,7 +90,7 @@ class Keeper:
         self._store, self._rerun, self._strict, self._clock = store, rerun, strict, clock
         self._task: asyncio.Task[None] | None = None
         self._dirty = False
-        self._captures = self._failures = 0
+        self._captures = self._failures = self._breaches = 0
         self._written = self.dropped = 0
         self._urgent, self._waiting = asyncio.Event(), 0
         self._added, self._hold = asyncio.Event(), False
@@ -109,7 +110,7 @@ class Keeper:
 
     def cell_ended(self) -> None:
         """Capture the heap soon; to be called after each cell."""
-        if self._store is None:
+        if self._store is None or self._breaches >= BREACHES:
             return
         if self._task is not None:
             self._dirty = True
@@ -172,15 +173,21 @@ class Keeper:
         self._added.clear()
         try:
             cells, capture = await self._namespace.capture(whole=self._captures % WHOLE == 0)
-        except (WorkerGone, ProtocolError) as gone:
+        except WorkerGone as gone:
             log.debug("no checkpoint: %s", gone)
             return 0.0  # with the worker went what it held; a new one is made of the log, and captured anew
+        except ProtocolError as breach:
+            self._breaches += 1
+            self._dirty = self._dirty and self._breaches < BREACHES
+            given_up = "; none is tried any more" if self._breaches >= BREACHES else ""
+            log.error("a checkpoint could not be taken, and its worker was stopped: %s%s", breach, given_up)
+            return 0.0
         except ReplError as failed:  # nothing counts as saved: the next capture looks at the same names again
             self._failures += 1
             log.warning("a checkpoint could not be taken: %s", failed)
             self._dirty = self._dirty or self._failures < FAILURES
             return self._clock() - began
-        self._failures = 0
+        self._failures = self._breaches = 0
         change = capture.change
         blobs: dict[str, Content | None] = dict.fromkeys(_digests(change))
         blobs |= capture.blobs

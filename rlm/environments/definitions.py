@@ -10,6 +10,8 @@ import functools
 import sys
 import types
 
+from limits import is_tellable
+
 TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,7 +33,7 @@ class Definitions:
         changed = set()
         for name in names:
             old, new = self.objects.get(name), self.namespace.get(name)
-            if new is not None and not is_definition(new, self.namespace):
+            if new is not None and not (is_definition(new, self.namespace) and is_tellable(name)):
                 new = None
             if old is new:
                 continue

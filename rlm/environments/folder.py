@@ -11,6 +11,8 @@ import os
 import stat
 import time
 
+from limits import cut
+
 TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,7 +54,7 @@ def changes(
     try:
         listed = list(entries(folder))
     except OSError as error:
-        return seen, new, {".": f"the folder cannot be read: {error}"}
+        return seen, new, {".": f"the folder cannot be read: {cut(error)}"}
     spend(30 * len(listed))
     for path, status in listed:
         mode, size = status.st_mode, status.st_size
@@ -75,7 +77,7 @@ def changes(
         try:
             saved = describe(folder, path, mode, spend, save)
         except OSError as error:
-            lost[path] = f"cannot be read: {error}"
+            lost[path] = f"cannot be read: {cut(error)}"
             continue
         settled = status.st_ctime_ns < (began - SETTLED) * 1e9
         now[path] = [sign if settled else None, saved]

@@ -20,6 +20,7 @@ from folder import signs
 from forks import Copy
 from graph import OverBudget
 from known import Known, is_bundled, is_large_text
+from limits import told
 from names import code_names
 from restore import Restore
 from snapshot import Scope, Snapshot
@@ -172,7 +173,10 @@ class Heap:
         caught = [] if job.suspects is None else [name for name in changed if name not in expected]
         seconds = time.monotonic() - job.started
         pause = seconds if job.pause is None else job.pause
-        return {**answer, "caught": caught, "seconds": seconds, "pause": pause, "whole": job.whole}
+        lost = {told(name): why for name, why in answer["lost"].items()}
+        gone, caught = list(map(told, answer["gone"])), list(map(told, caught))
+        more = {"lost": lost, "gone": gone, "caught": caught, "seconds": seconds, "pause": pause, "whole": job.whole}
+        return {**answer, **more}
 
     def finish(self, job: Job, learnt: dict[str, Any], answer: str) -> None:
         with self.lock:

@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rlm.environments.limits import MAX_LONG, MAX_TEXT
 from rlm.errors import ProtocolError
 from rlm.types import HeapChange, HeapImage, Lost, Saved, SavedFile
 
 T = TypeVar("T")
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
-MAX_TEXT = 10_000  # characters of a name, a type or a reason
-MAX_SOURCE = 1_000_000  # characters of the statement that made a definition
 FILES_LIMIT = 64 * 1024 * 1024  # bytes of the files in a session's folder that a checkpoint holds
 
 
@@ -54,7 +53,7 @@ def capture(value: object, spool: Path | None) -> Capture:
             raise ProtocolError(f"a blob of another size than was said: {digest}")
     change = HeapChange(
         groups=groups,
-        modules=_table(data["modules"], _text),
+        modules=_table(data["modules"], lambda imports: _text(imports, MAX_LONG)),
         given=_table(data["given"], _text),
         lost=_table(data["lost"], _lost),
         gone=_texts(data["gone"]),
@@ -155,7 +154,7 @@ def _group(value: object) -> Saved:
         case [list(names), list(types), str(digest), int(size), bool(definition), bool(code), dict(sources)]:
             if not names or len(names) != len(types) or "" in names or len(set(map(str, names))) != len(names):
                 raise ProtocolError("a heap with a group whose names and types do not fit")
-            told = {_text(name): _text(source, MAX_SOURCE) for name, source in sources.items()}
+            told = {_text(name): _text(source, MAX_LONG) for name, source in sources.items()}
             return Saved(_texts(names), _texts(types), _digest(digest), _count(size), definition, code, told)
     raise ProtocolError("a heap with a malformed group")
 

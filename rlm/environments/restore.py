@@ -15,6 +15,7 @@ import sys
 from base64 import b64decode
 
 import folder as files
+from limits import cut, reason
 from makers import Target
 from names import code_names
 from pickles import cloudpickle
@@ -95,12 +96,12 @@ class Restore:
             if group.state != "done":
                 for name, kind in zip(group.names, group.types):
                     if name and name not in self.rebuilt:
-                        self.lost[name] = [kind, self.why.get(name, group.state)[:300], ""]
+                        self.lost[name] = [kind, cut(self.why.get(name, group.state), 300), ""]
         for name, known in self.image["given"].items():
             if known in self.given:
                 self.namespace[name] = self.given[known]
             else:
-                self.lost[name] = ["", f"it was {known}, which is not here", ""]
+                self.lost[name] = ["", cut(f"it was {known}, which is not here"), ""]
         self.contents = {}
         Target.namespace, Target.given = {}, {}
         Target.find, Target.used = no_definition, no_matter  # type: ignore[method-assign]
@@ -112,7 +113,7 @@ class Restore:
             data = b"" if link is not None or digest == files.EMPTY_DIGEST else self.content(digest)
             files.put(folder, path, mode, link, data)
         except (OSError, ValueError, Unusable) as error:
-            self.lost["./" + path] = ["file", str(error), ""]
+            self.lost["./" + path] = ["file", cut(error), ""]
 
     def import_module(self, name: str, imported: str) -> None:
         try:
@@ -122,7 +123,7 @@ class Restore:
             for further in below:
                 __import__(further)
         except BaseException as error:  # noqa: BLE001 - a module's own code may raise anything; the name is lost
-            self.lost[name] = ["module", f"{type(error).__name__}: {error}", ""]
+            self.lost[name] = ["module", reason(error), ""]
 
     def content(self, digest: str) -> Any:
         """The bytes of a blob, verified. Raises `Unusable`."""
@@ -180,7 +181,7 @@ class Restore:
             except Unusable as error:
                 group.state = str(error)
             except BaseException as error:  # noqa: BLE001 - code of the user's runs here, and costs only its own names
-                group.state = f"{type(error).__name__}: {error}"
+                group.state = reason(error)
             finally:
                 self.loading.pop()
 
@@ -215,7 +216,7 @@ class Restore:
                 try:
                     exec(compile(source, filename, "exec", dont_inherit=True), self.namespace)
                 except BaseException as error:  # noqa: BLE001 - it may lack another one, or is lost
-                    self.why[name] = f"{self.versions}; its source says {type(error).__name__}: {error}"
+                    self.why[name] = f"{self.versions}; its source says {reason(error)}"
                 else:
                     progress = True
                     self.rebuilt.add(name)

@@ -17,13 +17,13 @@ from blobs import Blob, with_deep_stack
 from definitions import Definitions, is_definition
 from graph import OverBudget, Walk
 from known import Known, is_bundled
+from limits import MAX_LONG, cut, is_tellable, reason
 
 TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-REPR = 200
 TOO_LARGE = 128 * 1024 * 1024  # bytes of a blob that still fits into an answer where there is no folder for it
 
 
@@ -129,6 +129,9 @@ class Snapshot:
             return False
         value = self.scope.namespace[name]
         kind = type(value)
+        if not is_tellable(name):
+            self.lose(name, value, f"a name of {len(name):,} characters")
+            return False
         if is_bundled(value):
             if name not in known.atoms or not same_atom(known.atoms[name], value):
                 self.atoms[name] = value
@@ -136,8 +139,10 @@ class Snapshot:
         if kind is types.ModuleType:
             if sys.modules.get(value.__name__) is not value or getattr(value, "__spec__", None) is None:
                 self.lose(name, value, "a module that a cell has made")
+            elif len(imports := self.import_name(value)) > MAX_LONG:
+                self.lose(name, value, f"a module whose names are {len(imports):,} characters")
             else:
-                self.note(self.modules, known.modules, name, self.import_name(value))
+                self.note(self.modules, known.modules, name, imports)
             return False
         if id(value) in self.scope.given:
             self.note(self.given, known.given, name, self.scope.given[id(value)])
@@ -156,13 +161,13 @@ class Snapshot:
         below = sorted(name for name in self.scope.imports if name.startswith(module.__name__ + "."))
         return ", ".join([module.__name__, *(name for name in below if name in sys.modules)])
 
-    def lose(self, name: str, value: Any, reason: str) -> None:
+    def lose(self, name: str, value: Any, why: str) -> None:
         kind = type(value)
         if self.budget is not None and is_definition(kind, self.scope.namespace):
             text = object.__repr__(value)  # its own may do anything
         else:
             text = codec.brief(value)
-        self.lost[name] = [printable(kind.__name__), printable(reason)[:REPR], text[:REPR]]
+        self.lost[name] = [cut(kind.__name__), cut(why), cut(text)]
 
     # -- groups --------------------------------------------------------------------------------------------------------
 
@@ -226,13 +231,13 @@ class Snapshot:
                     continue
             except Exception as own:  # noqa: BLE001 - as above
                 error = own
-            self.lose(name, self.scope.namespace[name], f"{type(error).__name__}: {error}")
+            self.lose(name, self.scope.namespace[name], reason(error))
         if rest:
             try:
                 blob = self.pickle(rest, set(rest), given)
             except Exception as again:  # noqa: BLE001 - as above
                 for name in rest:
-                    self.lose(name, self.scope.namespace[name], f"{type(again).__name__}: {again}")
+                    self.lose(name, self.scope.namespace[name], reason(again))
                 return
             self.keep(rest, blob, True)
 
@@ -301,7 +306,7 @@ class Snapshot:
                 self.lose(name, self.scope.namespace[name], f"{blob.size:,} bytes are more than the channel can carry")
             return
         namespace, definitions = self.scope.namespace, self.scope.definitions
-        types = [printable(type(namespace[name]).__name__) for name in names]
+        types = [cut(type(namespace[name]).__name__) for name in names]
         defined = [name for name in names if name in definitions.objects]
         self.groups.append([names, types, blob.digest, blob.size, bool(defined), blob.code, defined])
         self.blobs[blob.digest] = blob.take()
@@ -320,7 +325,3 @@ class Snapshot:
 
 def same_atom(one: Any, other: Any) -> bool:
     return one is other or (type(one) is type(other) and one == other and repr(one) == repr(other))
-
-
-def printable(text: Any) -> str:
-    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import linecache
 
+from limits import MAX_LONG
+
 TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,7 +42,7 @@ class Sources:
                     stale.add(name)
                 for name in wanted.intersection(found):
                     self.forget(name)
-                    if found[name][0]:
+                    if 0 < len(found[name][0]) <= MAX_LONG:
                         self.learn(name, *found[name])
         self.cells.clear()
         return stale - wanted

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 AWAIT, COROUTINE = 0x2000, 0x80  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, inspect.CO_COROUTINE, without those imports
 FILES: tuple[str, ...] = ("worker", "calls", "channel", "capture", "codec", "names")
 FILES += ("heap", "suspects", "known", "snapshot", "graph", "edges", "definitions", "sources")
-FILES += ("pickles", "makers", "arrays", "blobs", "forks", "folder", "restore")
+FILES += ("pickles", "makers", "arrays", "blobs", "forks", "folder", "restore", "limits")
 IN_LOOP = frozenset(("create_task", "ensure_future", "get_running_loop"))  # fail at once where no event loop runs
 
 

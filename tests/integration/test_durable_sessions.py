@@ -670,6 +670,26 @@ def test_a_value_that_ends_the_process_that_saves_it_takes_no_other_along() -> N
         assert list(session.restored.lost) == ["bad"] or session.restored.rerun == 1
 
 
+def test_a_worker_that_lies_about_its_heap_is_asked_no_more_after_the_second_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lie = "import sys; sys.modules['_rlm_heap'].Heap.completed = lambda *_: {}"
+
+    def told() -> list[str]:
+        return [text for record in caplog.records if "worker was stopped" in (text := record.getMessage())]
+
+    with RLM(ScriptedModel([])) as rlm, rlm.session("s") as session:
+        session.run("kept = [1]")
+        session.run(lie)
+        until(lambda: len(told()) == 1)
+        session.run("kept.append(2)")
+        until(lambda: len(told()) == 2)
+        worker = worker_of(session)
+        assert session.run("print(kept)").stdout == "[1, 2]\n"
+        assert worker_of(session) == worker
+    assert [text.endswith("none is tried any more") for text in told()] == [False, True]
+
+
 def test_an_input_that_is_added_while_a_turn_is_unfinished_would_be_taken_for_its_own() -> None:
     killed("MAYBE = die\nHOW = None\n" + textwrap.dedent(CRASH))
     with RLM(ScriptedModel([])) as rlm, rlm.session("s") as session, pytest.raises(UnfinishedTurnError):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rlm.environments.limits import MAX_LONG, MAX_TEXT
 from rlm.types import HeapChange, Lost
 from tests.heaps import Session, session
 
@@ -329,5 +330,58 @@ def test_what_was_restored_is_not_sent_again() -> None:
         assert change == HeapChange()
         await s.capture(whole=True)
         assert not s.change.caught
+
+    session(script)
+
+
+LONGEST = f"""
+import importlib.machinery, sys, types
+names, longest, longer = globals(), 'n' * {MAX_TEXT}, 'm' * {MAX_TEXT + 1}
+names[longest] = names[longer] = names[''] = kept = [1]
+names[longer + 'f'] = again = lambda: kept
+value = type('T' * {MAX_TEXT + 1}, (), {{}})
+held = [value]
+module = types.ModuleType('z' * {MAX_LONG + 1})
+module.__spec__ = importlib.machinery.ModuleSpec('z', None)
+sys.modules[module.__name__] = module
+class Failing(Exception):
+    def __str__(self): return 'w' * {MAX_TEXT + 1}
+class Mute(Exception):
+    def __str__(self): raise self
+class Bad:
+    def __init__(self, error): self.error = error
+    def __reduce__(self): raise self.error
+bad, mute = Bad(Failing()), Bad(Mute())
+open('f' * 255, 'w').close()
+del names
+"""
+
+
+def test_whatever_is_longer_than_the_host_takes_is_told_as_lost() -> None:
+    async def script(s: Session) -> None:
+        await s.cells(LONGEST, f"def long(): return '{'y' * MAX_LONG}'")
+        too_long = {"m" * 200 + f"… ({MAX_TEXT + more:,} characters)" for more in (1, 2)}
+        assert set(s.heap.lost) == {*too_long, "''", "module", "bad", "mute"}
+        assert s.heap.lost["mute"].reason == "Mute: its text cannot be had: Mute"
+        await s.cells("[globals().pop(name) for name in ('', longer, longer + 'f')]", "del module")
+        assert set(s.heap.lost) == {"bad", "mute"}
+        assert not await s.restore()
+        assert await s.run(f"print(kept, globals()['n' * {MAX_TEXT}] is kept, again() is kept)") == "[1] True True"
+        assert await s.run("print(len(value.__name__), held == [value], len(long()))") == "10001 True 1000000"
+
+    session(script)
+
+
+def test_what_cannot_be_brought_back_is_told_in_few_words() -> None:
+    async def script(s: Session) -> None:
+        await s.cells(
+            "class Failing(Exception):\n    def __str__(self): return 'w' * 20_000 if self.args else 1 / 0",
+            "class A:\n    def __init__(self, *args): self.args = args\n    def __setstate__(self, state): raise Failing(*state['args'])",
+            "a = A(); b = A(1)",
+        )
+        lost = await s.restore()
+        assert lost["a"].reason == "Failing: its text cannot be had: ZeroDivisionError"
+        assert lost["b"].reason.startswith("Failing: www")
+        assert await s.run("print(A)") == "<class '__main__.A'>"
 
     session(script)

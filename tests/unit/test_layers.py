@@ -78,10 +78,10 @@ MAY_IMPORT: Mapping[str, set[str]] = {
 }
 
 # Files that run in sandboxes, beside each other: the standard library only, Python 3.9, few lines. The host may use the
-# codec; the others it only ever sends. pyproject.toml lists them, for ruff.
+# codec and the limits; the others it only ever sends. pyproject.toml lists them, for ruff.
 PROJECT = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
 SANDBOX = {path.removesuffix(".py").replace("/", ".") for path in PROJECT["tool"]["ruff"]["per-file-target-version"]}
-SENT_ONLY = SANDBOX - {"rlm.environments.codec"}
+SENT_ONLY = SANDBOX - {"rlm.environments.codec", "rlm.environments.limits"}
 SANDBOX_LINES = 400
 
 # A value's form as JSON, which both ends of every channel and every log share: as open to all as the types are.
@@ -97,6 +97,7 @@ PURE = {
     "rlm.engine.cells",
     "rlm.environments.wire",
     "rlm.environments.codec",
+    "rlm.environments.limits",
     "rlm.log",
     "rlm.folds",
 }

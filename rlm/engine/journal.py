@@ -67,18 +67,23 @@ class Record:
         self.replied: dict[tuple[str, str], Replied] = {}
         self.ran: dict[tuple[str, str], Ran] = {}
         self.called: dict[str, Called] = {}
-        self.attempted: set[str] = set()
+        self.begun: dict[str, dict[str, None]] = {}
+        """A cell's calls of one function ("t3/c1/order"), those without an answer too, in the order of their making."""
         for event in events:
             match event:
                 case Attempted():
-                    self.attempted.add(event.at)
+                    self._begins(event.at)
                 case Replied():
                     self.replied.setdefault((event.at, event.purpose), event)
                 case Ran():
                     self.ran.setdefault((event.at, event.code), event)
                 case Called():
+                    self._begins(event.at)
                     self.called.setdefault(event.at, event)
         self.places = {at for at, _ in (*self.replied, *self.ran)}
+
+    def _begins(self, key: str) -> None:
+        self.begun.setdefault(_function(key), {})[key] = None
 
 
 class Journal:
@@ -115,10 +120,11 @@ class Journal:
         self.uncertain = 0
         self.record = record
         self._inner, self._path, self._append = inner, path, append
-        self._restored, self._rerun, self._once = restored, rerun, once
+        self._restored, self._rerun, self.once = restored, rerun, once
         self._tell, self._cut, self._clock = tell or _silence, cut or _cancelled, clock
         self._asks, self._cells, self._sent = 0, first, 0
         self._resumes = bool(record.places)
+        self._goes_on = False  # with the code of a reply that is on record
         self._made: dict[str, list[CallRecord]] = {}
 
     async def ask(self, messages: Messages, purpose: str = "iteration") -> Reply:
@@ -126,7 +132,9 @@ class Journal:
         at = f"{self._path}/a{self._asks}"
         sent, self._sent = self._sent, len(messages) + 1  # the reply comes back with the next request
         self._asks += 1
-        if recorded := self.record.replied.get((at, purpose)):
+        recorded = self.record.replied.get((at, purpose))
+        self._goes_on = recorded is not None
+        if recorded:
             return recorded.reply
         self.diverged += at in self.record.places
         self.uncertain += self._resumes
@@ -153,7 +161,7 @@ class Journal:
             await self._append(Ran(at, code=code, result=result))
             return result
         self._tell(types.Running(at, code=code))
-        calls = _Calls(self, at, answer, complete=recorded is not None)
+        calls = _Calls(self, at, answer, complete=recorded is not None, same=self._goes_on)
         try:
             result = await self._inner.run(code, calls.answer)
         except NeverBegan as never:
@@ -183,14 +191,13 @@ class Journal:
     ) -> Any:
         """The recorded value or failure of the call at `key`, or that of making it: by `answer`, else `inner.call`.
 
-        repeats: it may be one that was made before with other arguments, so that a function that must not be called
-        twice is not called.
+        repeats: it may be one that was made before, and must not be made again.
         """
         if recorded := self.record.called.get(key):
             if recorded.error is not None:
                 raise CallFailed(recorded.error, recorded.reason or "error")
             return recorded.value
-        if key in self.record.attempted or (repeats and name in self._once):
+        if repeats:
             lost = CallFailed(f"{name}() {UNCERTAIN}", "uncertain")
             await self._made_call(Called(key, name, "", None, str(lost), lost.reason))
             raise lost
@@ -198,7 +205,7 @@ class Journal:
         prompt = (args[0] if args and isinstance(args[0], str) else _text(list(args)))[:_PROMPT_SHOWN]
         model = kwargs.get("model")
         self._tell(types.Calling(key, name=name, prompt=prompt, model=model if isinstance(model, str) else None))
-        if name in self._once:
+        if name in self.once:
             await self._append(Attempted(key, name, prompt))
         began = self._clock()
         try:
@@ -228,10 +235,12 @@ class Journal:
 
 
 class _Calls:
-    """Answers the calls of one cell. complete: it ran to its end once, so that all of its calls should be on record."""
+    """Answers the calls of one cell. complete: it ran to its end once, so that all of its calls should be on record.
+    same: it is, also where it did not end, the cell that made those that are."""
 
-    def __init__(self, journal: Journal, cell: str, answer: Answer | None, complete: bool) -> None:
-        self._journal, self._cell, self._answer, self._complete = journal, cell, answer, complete
+    def __init__(self, journal: Journal, cell: str, answer: Answer | None, complete: bool, same: bool) -> None:
+        self._journal, self._cell, self._answer = journal, cell, answer
+        self._complete, self._same = complete, complete or same
         self._seen: Counter[str] = Counter()
         self._asked: set[str] = set()
 
@@ -239,15 +248,27 @@ class _Calls:
         if name in _BATCHED:
             return await self._batch(name, args, dict(kwargs))
         key = self._key(name, args, kwargs)
-        return await self._journal.call(key, name, args, kwargs, self._answer, repeats=self._repeats(key, name))
+        repeats = False
+        if name in self._journal.once and key not in self._journal.record.called:
+            key, repeats = self._made_before(key)
+        return await self._journal.call(key, name, args, kwargs, self._answer, repeats=repeats)
 
-    def _repeats(self, key: str, name: str) -> bool:
-        """Whether a call that is not on record may be one that is, with other arguments: the cell ran to its end
-        before, or has made calls of this function that nobody has asked for again."""
-        record, place = self._journal.record, f"{self._cell}/{name}:"
-        if key in record.called:
-            return False
-        return self._complete or any(made.startswith(place) and made not in self._asked for made in record.attempted)
+    def _made_before(self, key: str) -> tuple[str, bool]:
+        """Which recorded call one of a function that must not be called twice is, and whether it may be one that was
+        made and has no answer on record.
+
+        With arguments that are on no record it is the first call of that function that nobody has asked for again, if
+        it is the same cell. A user's own cell that was cut off may be another one by now.
+        """
+        record = self._journal.record
+        begun = record.begun.get(_function(key), {})
+        if key in begun:
+            return key, True
+        left = next((one for one in begun if one not in self._asked), None)
+        if left is None or not self._same:
+            return key, self._complete or left is not None
+        self._asked.add(left)
+        return left, left not in record.called
 
     async def _batch(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> list[dict[str, Any]]:
         """A batch is as many single calls, each with its own place, made concurrently; a failing one fails alone."""
@@ -280,6 +301,11 @@ class _Calls:
         self._seen[call] += 1
         self._journal.diverged += self._complete and key not in self._journal.record.called
         return key
+
+
+def _function(key: str) -> str:
+    """The cell and the function of a call: "t3/c1/order" of "t3/c1/order:9f…#0"."""
+    return key.rpartition(":")[0]
 
 
 def _digest(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:

@@ -468,6 +468,49 @@ def test_a_cell_that_calls_or_ends_otherwise_than_it_did_is_counted() -> None:
     assert len(log.keys) == 1
 
 
+def order_again(*past: Event, asks: bool = True) -> tuple[Any, list[str]]:
+    """What a cell gets for orders whose arguments differ from those on record, and the calls that were made for it.
+
+    On record are the order of a nut and its answer, and that a bolt was being ordered. asks: for a reply first.
+    """
+
+    async def cell(answer: Answer) -> REPLResult:
+        got: list[Any] = []
+        for part in ("nut 2", "bolt 2", "screw 2"):
+            try:
+                got.append(await answer("order", [part], {}))
+            except CallFailed as failed:
+                got.append(failed.reason)
+        return REPLResult(stdout=json.dumps(got))
+
+    first = Log(Scripted(calling(("order", ["nut 1"], {}), ("order", ["bolt 1"], {}))), once=["order"])
+    asyncio.run(first.journal.run("c"))
+    begun = [event for event in first.events if not isinstance(event, Ran)][:3]
+    log = Log(Scripted({"c": cell}), [*past, *begun], once=["order"])
+
+    async def scenario() -> None:
+        if asks:
+            await log.journal.ask([])
+        await log.journal.run("c")
+
+    asyncio.run(scenario())
+    told = [event for event in log.events if isinstance(event, Called)]
+    return [event.value or event.reason for event in told], log.host.called
+
+
+def test_a_function_that_must_not_be_called_twice_is_answered_in_the_order_of_its_calls() -> None:
+    told, called = order_again(Replied("t0/a0", reply=Reply("c", "m")))
+    assert told == ["uncertain", "order screw 2"]  # the nut's answer is on record already
+    assert len(called) == 1
+    told, called = order_again(Ran("t0/c0", "c", REPLResult(stdout="as it was")))
+    assert (told, called) == (["uncertain", "uncertain"], [])  # the cell had made all of its calls
+
+
+def test_a_cell_that_may_be_another_one_gets_no_answers_in_the_order_of_its_calls() -> None:
+    told, called = order_again(asks=False)
+    assert (told, called) == (["uncertain"] * 3, [])
+
+
 def test_of_equal_places_the_first_counts() -> None:
     past = [Replied("t0/a0", reply=Reply("first", "m")), Replied("t0/a0", reply=Reply("second", "m"))]
     assert asyncio.run(Log(Scripted(), past).journal.ask([])).text == "first"

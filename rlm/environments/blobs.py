@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 INLINE = 256 * 1024  # bytes of a blob that ride in the answer; larger ones go to a file
+IN_ALL = 32 * 1024 * 1024  # bytes of all blobs that ride in one answer; those after them go to files
 DEEP = 1 << 29  # bytes of stack for what is nested very deep
 
 
@@ -43,24 +44,34 @@ class Blob:
         if not self.keep:
             return size
         if self.file is None and self.size > INLINE and self.spool is not None:
-            self.path = os.path.join(self.spool, f"writing-{os.getpid()}-{id(self)}")
-            self.file = open(self.path, "xb")  # noqa: SIM115 - closed when it is finished
-            for part in self.parts:
-                self.file.write(part)
-            self.parts = []
+            self.open_file(self.spool)
         if self.file is not None:
             self.file.write(data)
         else:
             self.parts.append(bytes(data))
         return size
 
+    def open_file(self, spool: str) -> None:
+        self.path = os.path.join(spool, f"writing-{os.getpid()}-{id(self)}")
+        self.file = open(self.path, "xb")  # noqa: SIM115 - closed when it is finished
+        for part in self.parts:
+            self.file.write(part)
+        self.parts = []
+
     def finish(self, code: bool) -> None:
         self.code, self.digest = code, self.hash.hexdigest()
         if self.file is not None:
             self.file.close()
 
-    def take(self) -> Any:
-        """How the answer carries it: as text, or by its file's name."""
+    def take(self, room: int) -> Any:
+        """How the answer, which has room for so many bytes, carries it: as text, or by its file's name."""
+        if self.path is None and self.spool is not None and self.size > room:
+            try:
+                self.open_file(self.spool)
+                self.file.close()
+            except BaseException:
+                self.drop()
+                raise
         if self.path is None:
             from base64 import b64encode
 

@@ -13,7 +13,7 @@ import types
 import codec
 import folder as files
 import pickles
-from blobs import Blob, with_deep_stack
+from blobs import IN_ALL, Blob, with_deep_stack
 from definitions import Definitions, is_definition
 from graph import OverBudget, Walk
 from known import Known, is_bundled
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-TOO_LARGE = 128 * 1024 * 1024  # bytes of a blob that still fits into an answer where there is no folder for it
+TOO_LARGE = 128 * 1024 * 1024  # bytes of blobs that still fit into an answer where there is no folder for them
 
 
 class Scope:
@@ -55,6 +55,7 @@ class Snapshot:
         self.savers: Any = pickles.saver(pickles.cloudpickle(scope.cloudpickle))
         self.groups: list[list[Any]] = []
         self.blobs: dict[str, Any] = {}
+        self.inline = 0  # bytes of those that ride in the answer
         self.saved: list[tuple[list[str], str, bool]] = []  # names, digest, whether they share a group
         self.shared: list[list[str]] = []
         self.lost: dict[str, list[str]] = {}
@@ -300,7 +301,7 @@ class Snapshot:
         if group and all(self.known.blobs.get(name) == (blob.digest, tuple(names)) for name in names):
             blob.drop()
             return
-        if blob.path is None and self.scope.spool is None and blob.size > TOO_LARGE:
+        if self.scope.spool is None and self.inline + blob.size > TOO_LARGE:
             self.saved.pop()
             for name in names:
                 self.lose(name, self.scope.namespace[name], f"{blob.size:,} bytes are more than the channel can carry")
@@ -309,7 +310,7 @@ class Snapshot:
         types = [cut(type(namespace[name]).__name__) for name in names]
         defined = [name for name in names if name in definitions.objects]
         self.groups.append([names, types, blob.digest, blob.size, bool(defined), blob.code, defined])
-        self.blobs[blob.digest] = blob.take()
+        self.send(blob)
 
     def keep_file(self, path: str) -> tuple[str, int]:
         blob = Blob(self.scope.spool, self.spend)
@@ -317,10 +318,17 @@ class Snapshot:
             while piece := file.read(1 << 20):
                 blob.write(piece)
         blob.finish(False)
-        if blob.path is None and blob.size > TOO_LARGE:
+        if self.scope.spool is None and self.inline + blob.size > TOO_LARGE:
             raise OSError(f"{blob.size:,} bytes are more than the channel can carry")
-        self.blobs[blob.digest] = blob.take()
+        self.send(blob)
         return blob.digest, blob.size
+
+    def send(self, blob: Blob) -> None:
+        if blob.digest in self.blobs:
+            blob.drop()
+            return
+        self.blobs[blob.digest] = carried = blob.take(IN_ALL - self.inline)
+        self.inline += blob.size if type(carried) is str else 0
 
 
 def same_atom(one: Any, other: Any) -> bool:

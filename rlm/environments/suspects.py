@@ -57,7 +57,8 @@ class Suspects:
         for name in reversed(namespace):  # new names stand at the end
             if name in known or name in self.worker.given:
                 break
-            todo.append(name)
+            if type(name) is str:
+                todo.append(name)
         seen: set[str] = set()
         found: set[str] = set()
         while todo:

@@ -109,3 +109,11 @@ def test_a_change_is_found_by_the_verification_that_comes_by(way: str) -> None:
         assert await s.run(f"print({probe})") == after
 
     session(script)
+
+
+def test_a_key_of_the_namespace_that_is_no_name_is_nobodys() -> None:
+    async def script(s: Session) -> None:
+        await s.cells("kept = [1]; globals()[5] = [2]", "more = [3]")
+        assert s.saved() == {"more"}
+
+    session(script)

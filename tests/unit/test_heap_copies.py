@@ -193,6 +193,18 @@ def test_large_blobs_are_files_in_the_spool_and_small_ones_are_not() -> None:
     session(script)
 
 
+def test_of_many_small_blobs_only_as_many_ride_in_the_answer_as_it_has_room_for() -> None:
+    async def script(s: Session) -> None:
+        await s.run("for i in range(180): globals()[f'v{i}'] = [bytes([i]) * 200_000]")
+        captured = await s.kernel.capture(s.spool)
+        riding = sum(len(blob) for blob in captured.blobs.values() if isinstance(blob, bytes))
+        assert 30 << 20 < riding <= 32 << 20
+        assert len(captured.blobs) > 180
+        assert sum(isinstance(blob, Path) for blob in captured.blobs.values()) == len(list(s.spool.iterdir())) > 10
+
+    session(script)
+
+
 def test_without_a_spool_all_blobs_ride_in_the_answer() -> None:
     async def script(s: Session) -> None:
         await s.run("text = 'x' * 1_000_000")

@@ -426,6 +426,7 @@ class Session(Closing):
             restored=turn.restored,
             rerun=self._stored is None or self._stored.rerun,
             once=host.tree.once,
+            children=host.children,
             tell=self._tell,
             cut=_because_of(deadline),
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -195,6 +195,11 @@ class LiveHost:
         self._settings = tree.setup.settings if depth == tree.setup.depth else tree.setup.sub_settings
         self._cells = begun
 
+    @property
+    def children(self) -> Collection[str]:
+        """The functions that start a turn of their own."""
+        return ("rlm_query",) if self._depth + 1 < self.tree.setup.limits.depth else ()
+
     async def ask(self, messages: Messages, purpose: str = "iteration") -> Reply:
         """One reply, through the ledger."""
         return await self._ask(self._model, messages, self._settings)
@@ -249,7 +254,7 @@ class LiveHost:
         prompt, model = _query(name, args, kwargs)
         chosen = self.tree.setup.sub_model(model)
         try:
-            if name == "rlm_query" and self._depth + 1 < self.tree.setup.limits.depth:
+            if name in self.children:
                 return await self._child(key, prompt, chosen)
             reply = await self._ask(chosen, as_messages(prompt), self.tree.setup.sub_settings)
         except CallFailed:
@@ -266,7 +271,15 @@ class LiveHost:
             try:
                 await namespace.put_context(prompt)
                 host = LiveHost(tree, namespace, path=key, model=model, tools=setup.sub_tools, depth=depth)
-                journal = Journal(host, key, tree.record, tree.append, once=tree.once, tell=tree.tell)
+                journal = Journal(
+                    host,
+                    key,
+                    tree.record,
+                    tree.append,
+                    once=tree.once,
+                    children=host.children,
+                    tell=tree.tell,
+                )
                 transcript = loop.Transcript(opening(setup, depth, context=context_info(0, prompt)))
                 try:
                     outcome = await loop.turn(
@@ -280,6 +293,7 @@ class LiveHost:
                     raise _failed(error, host.usage) from error
                 finally:
                     self.usage = self.usage + host.usage
+                    tree.ledger.uncertain += journal.uncertain
             finally:
                 await asyncio.shield(namespace.close())
         return Priced(outcome.response, host.usage)

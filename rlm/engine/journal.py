@@ -81,6 +81,8 @@ class Record:
                     self._begins(event.at)
                     self.called.setdefault(event.at, event)
         self.places = {at for at, _ in (*self.replied, *self.ran)}
+        self.passed: set[str] = set()
+        """Places of journals that have come to the end of it."""
 
     def _begins(self, key: str) -> None:
         self.begun.setdefault(_function(key), {})[key] = None
@@ -97,7 +99,8 @@ class Journal:
 
     first: the number of the first cell that will be run. rerun: a cell that the record has begun and not ended is run
     again, with what it was answered before; else its result says that it was cut off. once: functions that must not be
-    called twice. cut: why a cell is being cancelled.
+    called twice. children: functions whose calls have journals of their own, which count for themselves. cut: why a
+    cell is being cancelled.
     uncertain: requests that the record does not have and that may have been under way when it broke off.
     """
 
@@ -112,6 +115,7 @@ class Journal:
         first: int = 0,
         rerun: bool = True,
         once: Collection[str] = (),
+        children: Collection[str] = (),
         tell: types.Listener | None = None,
         cut: Callable[[], CellError] | None = None,
         clock: Callable[[], float] = time.perf_counter,
@@ -120,10 +124,10 @@ class Journal:
         self.uncertain = 0
         self.record = record
         self._inner, self._path, self._append = inner, path, append
-        self._restored, self._rerun, self.once = restored, rerun, once
+        self._restored, self._rerun, self.once, self._children = restored, rerun, once, children
         self._tell, self._cut, self._clock = tell or _silence, cut or _cancelled, clock
         self._asks, self._cells, self._sent = 0, first, 0
-        self._resumes = bool(record.places)
+        self._resumes = bool(record.places) and _parent(path) not in record.passed
         self._goes_on = False  # with the code of a reply that is on record
         self._made: dict[str, list[CallRecord]] = {}
 
@@ -138,7 +142,7 @@ class Journal:
             return recorded.reply
         self.diverged += at in self.record.places
         self.uncertain += self._resumes
-        self._resumes = False
+        self._goes_past_the_record()
         self._tell(types.Asking(at, purpose=purpose))
         began = self._clock()
         reply = await self._inner.ask(messages, purpose)
@@ -155,7 +159,7 @@ class Journal:
         if recorded and (restored or recorded.result.took_its_worker_along):
             return recorded.result
         if recorded is None and self._resumes and not self._rerun:
-            self._resumes = False
+            self._goes_past_the_record()
             error = CellError("Interrupted", INTERRUPTED)
             result = REPLResult(stderr=f"{INTERRUPTED}\n", error=error, restarted=True)
             await self._append(Ran(at, code=code, result=result))
@@ -174,7 +178,7 @@ class Journal:
         if recorded:
             self.diverged += _differ(result, recorded.result)
             return recorded.result
-        self._resumes = False
+        self._goes_past_the_record()
         self.diverged += at in self.record.places
         await self._append(Ran(at, code=code, result=result))
         return replace(result, rlm_calls=self._made.pop(at)) if at in self._made else result
@@ -201,7 +205,7 @@ class Journal:
             lost = CallFailed(f"{name}() {UNCERTAIN}", "uncertain")
             await self._made_call(Called(key, name, "", None, str(lost), lost.reason))
             raise lost
-        self.uncertain += self._resumes
+        self.uncertain += self._resumes and name not in self._children
         prompt = (args[0] if args and isinstance(args[0], str) else _text(list(args)))[:_PROMPT_SHOWN]
         model = kwargs.get("model")
         self._tell(types.Calling(key, name=name, prompt=prompt, model=model if isinstance(model, str) else None))
@@ -218,6 +222,10 @@ class Journal:
         priced = value if isinstance(value, Priced) else Priced(value, _NOTHING)
         await self._made_call(Called(key, name, prompt, priced.value, None, None, priced.usage_summary, seconds))
         return priced.value
+
+    def _goes_past_the_record(self) -> None:
+        self._resumes = False
+        self.record.passed.add(self._path)
 
     async def _made_call(self, event: Called) -> None:
         await self._append(event)
@@ -301,6 +309,11 @@ class _Calls:
         self._seen[call] += 1
         self._journal.diverged += self._complete and key not in self._journal.record.called
         return key
+
+
+def _parent(path: str) -> str:
+    """The place of the journal whose cell called for the child at `path`; of a turn itself."""
+    return path.rsplit("/", 2)[0]
 
 
 def _function(key: str) -> str:

@@ -305,6 +305,32 @@ def test_a_tool_that_must_not_be_called_twice_is_not() -> None:
     assert log.read_text() == "paid;"
 
 
+def test_requests_of_children_that_were_under_way_are_counted_once_each() -> None:
+    root = [
+        cell("first = rlm_query('Task: child')"),
+        cell("second = rlm_query('Task: child')", submission("first + second")),
+    ]
+    child = cell("found = llm_query_batched(['leaf'] * 4)", submission("found[0]"))
+    killed(f"""
+        asked = []
+        async def reply(messages):
+            if messages[-1]["content"] != "leaf":
+                return {child!r} if task(messages) == "child" else {root[0]!r}
+            asked.append(1)
+            return die() if len(asked) == 4 else await asyncio.sleep(60)
+        import asyncio
+        RLM(ScriptedModel(reply), limits=Limits(depth=2)).session("s").ask("Root?")
+    """)
+
+    def reply(messages: Messages) -> str:
+        if messages[-1]["content"] == "leaf":
+            return "l"
+        return child if task(messages) == "child" else root[sum(message["role"] == "assistant" for message in messages)]
+
+    result = reopened(ScriptedModel(reply), lambda session: session.resume(), limits=Limits(depth=2))
+    assert (result.response, result.metadata["uncertain_calls"]) == ("ll", 4)
+
+
 def test_cells_with_threads_time_and_random_do_not_strand_a_session() -> None:
     script = """
         import concurrent.futures

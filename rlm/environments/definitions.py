@@ -79,12 +79,18 @@ def follow(found: Any, path: Iterable[str]) -> Any:
     return found
 
 
+def definable(kind: type) -> bool:
+    """Whether a value of this type can be a definition."""
+    return kind is types.FunctionType or kind is functools._lru_cache_wrapper or issubclass(kind, type)
+
+
 def is_definition(value: Any, namespace: dict[str, Any]) -> bool:
-    if type(value) is types.FunctionType:
+    kind = type(value)
+    if kind is types.FunctionType:
         return value.__globals__ is namespace or not importable(value)
-    if isinstance(value, type):
+    if issubclass(kind, type):
         return bool(value.__flags__ & HEAP) and not importable(value)
-    return type(value) is functools._lru_cache_wrapper and not importable(value)
+    return kind is functools._lru_cache_wrapper and not importable(value)
 
 
 def importable(obj: Any) -> bool:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 import threading
 import time
+from itertools import compress
 
 from capture import describe
 from channel import dumps
-from definitions import Definitions
-from edges import TEXTS
+from definitions import Definitions, definable
+from edges import LARGE, TEXTS
 from folder import signs
 from forks import Copy
 from graph import OverBudget
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 BUDGET = 20_000  # objects that are looked at while a cell waits: some milliseconds
 DEATHS = 2  # of a capture, with the same names in work, until these count as lost
-PLAIN = frozenset((int, float, bool, type(None), list, dict, tuple, set))  # of names that need no look before a copy
+MANY = 5_000  # names that are gone through while a cell waits
 
 
 class Heap:
@@ -72,8 +73,8 @@ class Heap:
         with self.lock:
             self.pending |= used
             for name in used & self.known.texts.keys():
-                if self.namespace.get(name) is not self.known.texts[name]:
-                    del self.known.texts[name]  # a large text must not live longer for our sake
+                if self.namespace.get(name) is not self.known.texts.get(name):
+                    self.known.texts.pop(name, None)  # a large text must not live longer for our sake
 
     def touched(self, name: str) -> None:
         """The worker itself has bound a name anew."""
@@ -105,24 +106,34 @@ class Heap:
             self.failed(job, describe(error)["text"])
 
     def prepare(self, job: Job, spool: str | None, limit: int) -> Scope:
-        """What to look at now."""
+        """What to look at now. The next cell waits for this, also beside 100,000 names: no step of ours for each."""
         suspects = Suspects(self.worker, self.definitions, self.known).names(self.pending)
         everything = suspects is None or job.whole or self.all_next
-        names = self.all_names() if everything else list(suspects or ())
+        names = None if everything else set(suspects or ())
         job.suspects = suspects if self.begun else None
         with self.lock:
             job.pending, self.pending = self.pending, set()
-        get, objects = self.namespace.get, self.definitions.objects
-        odd = [name for name in names if type(get(name)) not in PLAIN]
-        self.definitions.update([*odd, *(name for name in names if name in objects and type(get(name)) in PLAIN)])
-        for name in self.sources.update(objects.keys() & odd):
+        objects = self.definitions.objects
+        values: dict[str, Any] = (
+            self.namespace.copy() if names is None else {name: self.namespace.get(name) for name in names}
+        )
+        kinds = list(map(type, values.values()))
+        may_define = set(filter(definable, set(kinds)))
+        looked_at = set(compress(values, map(may_define.__contains__, kinds))) if may_define else set()
+        looked_at |= objects.keys() if names is None else objects.keys() & names
+        self.definitions.update([name for name in looked_at if type(name) is str and name not in MODULE_NAMES])
+        for name in self.sources.update(objects.keys() & looked_at):
             self.known.blobs[name] = ("", ())  # so that it is told again, without its source
-            names += [member for member in self.known.members.get(name, (name,)) if member not in names]
-        job.texts = {name: value for name in odd if is_large_text(value := get(name))}
+            if names is not None:
+                names.update(self.known.members.get(name, (name,)))
+        if not TEXTS.isdisjoint(kinds):
+            texts = list(compress(values.items(), map(TEXTS.__contains__, kinds)))
+            job.texts = {name: value for name, value in texts if len(value) > LARGE}
         return self.scope(names, spool, limit)
 
     def capture(self, scope: Scope, job: Job) -> None:
-        if (threads_live() or len(scope.names) > BUDGET) and self.begin_copy(scope, job):
+        count = len(self.namespace if scope.names is None else scope.names)
+        if (threads_live() or count > MANY) and self.begin_copy(scope, job):
             return
         try:
             answer, learnt = Snapshot(scope, BUDGET).run()
@@ -179,9 +190,8 @@ class Heap:
         return {**answer, **more}
 
     def finish(self, job: Job, learnt: dict[str, Any], answer: str) -> None:
-        with self.lock:
-            self.learn(learnt, job.texts)
-            self.begun, self.all_next = True, False
+        self.learn(learnt, job.texts)  # by the thread that waited for it, while the cells go on
+        self.begun, self.all_next = True, False
         try:
             self.worker.channel.send_text(f'{{"type":"value","id":{job.id},"value":{answer}}}')
         except ValueError as error:  # more than a frame may carry: none of it has arrived
@@ -217,10 +227,11 @@ class Heap:
         for frame in queue:
             self.worker.channel.post(frame)
 
-    def scope(self, names: list[str], spool: str | None, limit: int) -> Scope:
+    def scope(self, names: set[str] | None, spool: str | None, limit: int) -> Scope:
         scope = Scope(self.namespace, self.definitions, self.known)
         given = self.worker.given
-        scope.names = [name for name in names if name not in given or name in self.owned]
+        scope.hidden = given.keys() - self.owned.keys()
+        scope.names = None if names is None else list(names - scope.hidden)
         first: dict[int, str] = {}
         for name in sorted(given):
             if name not in self.owned:
@@ -233,40 +244,11 @@ class Heap:
         return scope
 
     def learn(self, learnt: dict[str, Any], texts: dict[str, Any]) -> None:
-        known = self.known
         for name in learnt["gone"]:
-            known.forget(name)
             self.cursed.pop(name, None)
-        for table in ("modules", "given", "lost"):
-            for name, what in learnt[table].items():
-                known.forget(name)
-                getattr(known, table)[name] = what
-        for names, digest, group in learnt["saved"]:
-            self.learn_group(names, digest, group)
-        for names in learnt["shared"]:
-            known.members.update(dict.fromkeys(names, tuple(names)))
-        known.atoms.update(learnt["atoms"])
-        for name, (refs, uses, restless) in learnt["related"].items():
-            known.relate(name, refs, uses)
-            (known.restless.add if restless else known.restless.discard)(name)
-        known.texts.update((name, value) for name, value in texts.items() if name in known.blobs)
-        known.files, known.files_lost = learnt["files"], learnt["files_lost"]
+        self.known.learn(learnt)
+        self.known.texts.update((name, value) for name, value in texts.items() if name in self.known.blobs)
         self.pristine.update(learnt["pristine"])
-
-    def learn_group(self, names: list[str], digest: str, group: bool) -> None:
-        blob = digest, tuple(names) if group else ()
-        known = self.known
-        for name in names:
-            if name in known or name in known.refs:
-                known.forget(name)
-            known.blobs[name] = blob
-
-    # -- which names ---------------------------------------------------------------------------------------------------
-
-    def all_names(self) -> list[str]:
-        namespace = self.namespace
-        found = [name for name in list(namespace) if type(name) is str and name not in MODULE_NAMES]
-        return found + [name for name in self.known.all() if name not in namespace]
 
     # -- the way back --------------------------------------------------------------------------------------------------
 
@@ -284,7 +266,7 @@ class Heap:
                 continue
             values = [namespace[name] for name in names]
             bundle = all(is_bundled(value) for value in values)
-            self.learn_group(names, group.digest, not bundle)
+            known.blobs.update(dict.fromkeys(names, (group.digest, () if bundle else tuple(names))))
             if not bundle and len(names) > 1:
                 known.members.update(dict.fromkeys(names, tuple(names)))
             known.restored.update(names)

@@ -51,6 +51,35 @@ class Known:
         for table in (self.blobs, self.members, self.atoms, self.texts, self.modules, self.given, self.lost):
             table.pop(name, None)
 
+    def learn(self, learnt: dict[str, Any]) -> None:
+        """What a capture has found. Cells run meanwhile, and want the interpreter: many names are learnt at once."""
+        for name in learnt["gone"]:
+            self.forget(name)
+        for table in ("modules", "given", "lost"):
+            for name, what in learnt[table].items():
+                self.forget(name)
+                getattr(self, table)[name] = what
+        blobs, atoms, related = learnt["blobs"], learnt["atoms"], learnt["related"]
+        saved = set(blobs)
+        self.restored -= saved
+        for old in (self.members, self.texts, self.modules, self.given, self.lost):
+            for name in old.keys() & saved:
+                old.pop(name, None)
+        for name in self.atoms.keys() & (saved - atoms.keys()):
+            self.atoms.pop(name, None)
+        for name in (self.refs.keys() | self.uses.keys() | self.restless) & saved.union(learnt["walked"]):
+            self.relate(name, (), ())
+            self.restless.discard(name)
+        for name, (refs, uses, restless) in related.items():
+            self.relate(name, refs, uses)
+            if restless:
+                self.restless.add(name)
+        self.blobs.update(blobs)
+        self.atoms.update(atoms)
+        for names in learnt["shared"]:
+            self.members.update(dict.fromkeys(names, tuple(names)))
+        self.files, self.files_lost = learnt["files"], learnt["files_lost"]
+
     def relate(self, name: str, refs: Iterable[str], uses: Iterable[str]) -> None:
         for ref in self.refs.pop(name, ()):
             self.referers[ref].discard(name)

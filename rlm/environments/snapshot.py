@@ -18,6 +18,7 @@ from definitions import Definitions, is_definition
 from graph import OverBudget, Walk
 from known import Known, is_bundled
 from limits import MAX_LONG, cut, is_tellable, reason
+from suspects import MODULE_NAMES
 
 TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
 if TYPE_CHECKING:
@@ -28,12 +29,14 @@ TOO_LARGE = 128 * 1024 * 1024  # bytes of blobs that still fit into an answer wh
 
 
 class Scope:
-    """What a snapshot may look at. names: the candidates. given: id -> name of the host's values that never change;
-    owned: name -> the host's values that may. imports: dotted names that cells have imported."""
+    """What a snapshot may look at. names: the candidates, None for all but the `hidden` ones. given: id -> name of the
+    host's values that never change; owned: name -> the host's values that may. imports: dotted names that cells have
+    imported."""
 
     def __init__(self, namespace: dict[str, Any], definitions: Definitions, known: Known) -> None:
         self.namespace, self.definitions, self.known = namespace, definitions, known
-        self.names: list[str] = []
+        self.names: list[str] | None = None
+        self.hidden: set[str] = set()
         self.given: dict[int, str] = {}
         self.owned: dict[str, Any] = {}
         self.imports: set[str] = set()
@@ -56,13 +59,14 @@ class Snapshot:
         self.groups: list[list[Any]] = []
         self.blobs: dict[str, Any] = {}
         self.inline = 0  # bytes of those that ride in the answer
-        self.saved: list[tuple[list[str], str, bool]] = []  # names, digest, whether they share a group
+        self.saved: dict[str, tuple[str, tuple[str, ...]]] = {}  # digest of the blob, and the group that shares it
         self.shared: list[list[str]] = []
         self.lost: dict[str, list[str]] = {}
         self.modules: dict[str, str] = {}
         self.given: dict[str, str] = {}
         self.gone: list[str] = []
         self.atoms: dict[str, Any] = {}
+        self.walked: list[str] = []
         self.related: dict[str, tuple[list[str], list[str], bool]] = {}
         self.pristine: dict[str, str] = {}
         self.candidates: set[str] = set()
@@ -76,9 +80,10 @@ class Snapshot:
 
     def run(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What to answer, and what the next capture must know."""
-        self.candidates = set(self.scope.names)
-        roots = [name for name in sorted(self.scope.names) if self.is_root(name)]
-        self.spend(len(self.scope.names) // 4)
+        names = self.all_names() if self.scope.names is None else self.scope.names
+        self.spend(len(names) // 4)
+        self.candidates = set(names)
+        roots = [name for name in sorted(names) if self.is_root(name)]
         self.walk(roots)
         if self.atoms:
             names = sorted(self.atoms)
@@ -105,12 +110,13 @@ class Snapshot:
             "blobs": self.blobs,
         }
         learnt = {
-            "saved": self.saved,
+            "blobs": self.saved,
             "lost": self.lost,
             "modules": self.modules,
             "given": self.given,
             "gone": self.gone,
             "atoms": self.atoms,
+            "walked": self.walked,
             "related": self.related,
             "shared": self.shared,
             "pristine": self.pristine,
@@ -120,6 +126,11 @@ class Snapshot:
         return answer, learnt
 
     # -- names ---------------------------------------------------------------------------------------------------------
+
+    def all_names(self) -> list[str]:
+        namespace, left_out = self.scope.namespace, self.scope.hidden | MODULE_NAMES
+        found = [name for name in list(namespace) if type(name) is str and name not in left_out]
+        return found + [name for name in self.known.all() if name not in namespace and name not in left_out]
 
     def is_root(self, name: str) -> bool:
         """Whether the name is to be walked from; what needs no walk is dealt with."""
@@ -186,9 +197,11 @@ class Snapshot:
             flags = set().union(*(walk.flags[number] for number in numbers))
             if "hooks" in flags and self.budget is not None:
                 raise OverBudget
+            self.walked += names
             for name, number in zip(names, numbers):
-                refs = walk.refs[number] - set(names)
-                self.related[name] = (list(refs), list(walk.uses[number]), "restless" in walk.flags[number])
+                refs, restless = walk.refs[number] - set(names), "restless" in walk.flags[number]
+                if refs or walk.uses[number] or restless:
+                    self.related[name] = (list(refs), list(walk.uses[number]), restless)
             if not self.is_same(names):
                 self.save(names, "given" in flags, "hooks" in flags)
 
@@ -297,15 +310,16 @@ class Snapshot:
 
     def keep(self, names: list[str], blob: Blob, group: bool) -> None:
         """Answer with the blob, if it is not what was there before."""
-        self.saved.append((names, blob.digest, group))
-        if group and all(self.known.blobs.get(name) == (blob.digest, tuple(names)) for name in names):
+        told = blob.digest, tuple(names) if group else ()
+        if group and all(self.known.blobs.get(name) == told for name in names):
+            self.saved.update(dict.fromkeys(names, told))
             blob.drop()
             return
         if self.scope.spool is None and self.inline + blob.size > TOO_LARGE:
-            self.saved.pop()
             for name in names:
                 self.lose(name, self.scope.namespace[name], f"{blob.size:,} bytes are more than the channel can carry")
             return
+        self.saved.update(dict.fromkeys(names, told))
         namespace, definitions = self.scope.namespace, self.scope.definitions
         types = [cut(type(namespace[name]).__name__) for name in names]
         defined = [name for name in names if name in definitions.objects]

@@ -209,3 +209,16 @@ class Lease(Protocol):
     async def release(self, *, unused: bool = False) -> None:
         """Let others write. Twice is fine. unused: forget the session, if nothing was ever recorded in it."""
         ...
+
+
+@runtime_checkable
+class SupportsPlacing(Protocol):
+    """A lease that can begin to keep a file of ours while it is not certain yet that an event will refer to it."""
+
+    async def place(self, content: Owned) -> tuple[str, Content]:
+        """Its SHA-256, and what the append that refers to it is to be given; the file is on its way to disk meanwhile.
+
+        Without such an append the blob is nobody's, and will be collected. Raises `BlobError` where the file is not
+        there, and `StoreError`.
+        """
+        ...

@@ -576,12 +576,18 @@ class Session(Closing):
             self._log.add(_told(context, digest, form, context.preview if preview else None), blobs)
             return context
         payload = await namespace.pack(value)
-        digest = payload.hashed() if payload.path is None else await in_thread(payload.hashed)
         index = namespace.contexts
-        await namespace.put("context", payload, index, name)
+        putting = asyncio.ensure_future(namespace.put("context", payload, index, name))
+        try:  # the worker reads while the store writes: neither waits for the other
+            digest, content = await payload.placed(self._stored.lease)
+            await putting
+        except BaseException:
+            putting.cancel()
+            await asyncio.gather(putting, return_exceptions=True)
+            raise
         context = context_info(index, value, name)
         event = _told(context, digest, payload.format, context.preview if preview else None)
-        self._log.add(event, {digest: payload.content}, hold=True)
+        self._log.add(event, {digest: content}, hold=True)
         return context
 
     # -- stepping inside -------------------------------------------------------------------------------------------

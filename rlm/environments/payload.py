@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from rlm.errors import ContextError
-from rlm.ports import Content, Owned
+from rlm.portal import in_thread
+from rlm.ports import Content, Lease, Owned, SupportsPlacing
 
 INLINE = 16 * 1024  # bytes that ride in a frame: above it a file costs less than base64 and JSON do
 SLICE = 1 << 24  # characters encoded at a time, so that a large text is never in memory twice
@@ -48,6 +49,17 @@ class Payload:
             return hashlib.sha256(base64.b64decode(self.text or "")).hexdigest()
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+    async def placed(self, lease: Lease) -> tuple[str, Content]:
+        """The SHA-256, and what the append of the event that names it is to be given. A large file is on its way to its
+        place then, where the lease can do that. Raises `StoreError`, `OSError`.
+        """
+        content = self.content
+        if isinstance(content, bytes):
+            return self.hashed(), content
+        if isinstance(content, Owned) and isinstance(lease, SupportsPlacing):
+            return await lease.place(content)
+        return await in_thread(self.hashed), content
 
     def read(self) -> str:
         """The bytes as base64, for a transport that has nothing better than frames."""

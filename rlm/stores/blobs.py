@@ -16,7 +16,9 @@ import stat
 import sys
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from pathlib import Path
 
 from rlm.errors import BlobError
@@ -55,8 +57,20 @@ def refuse_strange(digest: str) -> None:
 
 def few(contents: Mapping[str, Content | None]) -> bool:
     """Whether all the contents can be looked at without holding anybody up."""
-    given = [content for content in contents.values() if content is not None]
+    given = [content for content in contents.values() if not (content is None or _is_placed(content))]
     return sum(len(content) if isinstance(content, bytes) else FEW + 1 for content in given) <= FEW
+
+
+@dataclass(frozen=True, slots=True)
+class Taken(Owned):
+    """A file of ours that a thread is taking over. placing: whether it has, in the end."""
+
+    digest: str
+    placing: Future[bool]
+
+
+def _is_placed(content: Content) -> bool:
+    return isinstance(content, Taken) and content.placing.done()
 
 
 def read_content(digest: str, content: Content) -> bytes:
@@ -73,6 +87,7 @@ class BlobFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._new = folder / "new"
+        self._synced: set[tuple[int, int]] = set()  # folders of blobs whose own names are known to be on disk
 
     def path(self, digest: str) -> Path:
         return self.folder / digest[:2] / digest
@@ -104,6 +119,10 @@ class BlobFiles:
             else:
                 self._write(digest, iter([memoryview(content)]))
             return content if len(content) < LARGE else len(content)
+        if isinstance(content, Taken):
+            placed, content = self._taken(digest, content)
+            if placed is not None:
+                return placed
         with _opened(content) as (descriptor, size):
             if size < LARGE:
                 return verified(digest, b"".join(bytes(piece) for piece in _pieces(descriptor, size)))
@@ -111,11 +130,49 @@ class BlobFiles:
             if stands or isinstance(content, Owned):
                 if (found := _hash(descriptor, size)) != digest:
                     raise _differs(digest, found, f"{size} bytes")
-                if stands or (isinstance(content, Owned) and self._link(digest, content.path, descriptor)):
+                if stands or (isinstance(content, Owned) and self._sealed_and_linked(digest, content, descriptor)):
                     return size
                 os.lseek(descriptor, 0, os.SEEK_SET)
             self._write(digest, _pieces(descriptor, size))
             return size
+
+    def take_over(
+        self, content: Owned, pool: Executor, tell: Callable[[str | None, BaseException | None], None]
+    ) -> Future[bool]:
+        """Begin to place a large file of ours, for an append that refers to it, and to hash it meanwhile.
+
+        tell: gets the digest, or what went wrong, from a thread. Raises `RuntimeError` where the pool was shut down.
+        """
+        hashed = Future[str]()
+
+        def hash_() -> None:
+            try:
+                with _opened(content) as (descriptor, size):
+                    digest = _hash(descriptor, size)
+            except BaseException as error:  # noqa: BLE001 - goes to whoever awaits the digest
+                hashed.set_exception(error)
+                tell(None, error)
+            else:
+                hashed.set_result(digest)
+                tell(digest, None)
+
+        def place() -> bool:
+            with _opened(content) as (descriptor, _):
+                _seal(descriptor)
+            digest = hashed.result()  # a thread had begun with that before one took this up
+            return self._stands(digest) or self._link(digest, content.path)
+
+        pool.submit(hash_)
+        return pool.submit(place)
+
+    def _taken(self, digest: str, content: Taken) -> tuple[int | None, Path | Owned]:
+        """The size of what was taken over, or what is to be placed instead."""
+        if (
+            content.placing.exception() is not None
+        ):  # of writing, it is told once: no later sync of this file proves much
+            return None, content.path
+        stands = content.placing.result() and content.digest == digest
+        return (self.size(digest) if stands else None), Owned(content.path)
 
     def _stands(self, digest: str) -> bool:
         """Whether the file is there and whole, and its name on disk, whoever wrote it. A damaged one is replaced."""
@@ -136,21 +193,28 @@ class BlobFiles:
                 _write_all(descriptor, piece)
             if found.hexdigest() != digest:
                 raise _differs(digest, found.hexdigest(), f"{size} bytes")
-            os.fchmod(descriptor, 0o400)
-            _sync(descriptor)
+            _seal(descriptor)
             make_folder(self.path(digest).parent)
             path.rename(self.path(digest))
             self._sync_names(digest)
         finally:
             _forget(descriptor, path)
 
-    def _link(self, digest: str, path: Path, descriptor: int) -> bool:
+    def _sealed_and_linked(self, digest: str, content: Owned, descriptor: int) -> bool:
         """Take over a file of ours that was verified; False where it has to be copied."""
+        try:
+            _seal(descriptor)
+        except OSError as error:
+            if error.errno in NO_LINK:
+                return False
+            raise
+        return self._link(digest, content.path)
+
+    def _link(self, digest: str, path: Path) -> bool:
+        """Give a file that is on disk the blob's name; False where it has to be copied."""
         place = self.path(digest)
         make_folder(place.parent)
         try:
-            os.fchmod(descriptor, 0o400)
-            _sync(descriptor)
             try:
                 os.link(path, place, follow_symlinks=False)
             except FileExistsError:
@@ -165,8 +229,13 @@ class BlobFiles:
         return True
 
     def _sync_names(self, digest: str) -> None:
-        for folder in (self.path(digest).parent, self.folder, self.folder.parent):
-            sync_folder(folder)
+        folder = self.path(digest).parent
+        sync_folder(folder)
+        status = folder.stat()
+        if (known := (status.st_dev, status.st_ino)) not in self._synced:
+            sync_folder(self.folder)
+            sync_folder(self.folder.parent)
+            self._synced.add(known)
 
     def names(self) -> Iterator[tuple[str, Path, int]]:
         """Name, path and bytes of every file that stands as a blob."""
@@ -288,6 +357,12 @@ def _hash(descriptor: int, size: int) -> str:
 def _write_all(descriptor: int, data: memoryview) -> None:
     while data:
         data = data[os.write(descriptor, data) :]
+
+
+def _seal(descriptor: int) -> None:
+    """On disk, and not to be written to any more."""
+    os.fchmod(descriptor, 0o400)
+    _sync(descriptor)
 
 
 def _sync(descriptor: int) -> None:

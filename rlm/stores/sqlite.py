@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from rlm.errors import StaleLeaseError, StoreError
-from rlm.ports import Content
+from rlm.ports import Content, Owned
 from rlm.stores import tables
 from rlm.stores.audit import audit
-from rlm.stores.blobs import BlobFiles, few, refuse_strange
+from rlm.stores.blobs import LARGE, BlobFiles, Taken, digest_of, few, refuse_strange
 from rlm.stores.connections import identity
 from rlm.stores.failures import explain, explained
 from rlm.stores.folders import make_folder, remove_folder
-from rlm.stores.lanes import Job, Once, in_thread
+from rlm.stores.lanes import Job, Once, in_thread, settle
 from rlm.stores.line import Line
 from rlm.stores.locks import Lock
 from rlm.stores.names import check_name, unknown
@@ -189,6 +189,20 @@ class SQLiteStore:
         with explained(self.folder):
             return await in_thread(self._pool, work).done()
 
+    async def take_over(self, content: Owned) -> tuple[str, Content]:
+        """The digest of a large file of ours, and how an append refers to it, which a thread is placing meanwhile."""
+        job = Job[None, str](None)
+
+        def tell(digest: str | None, error: BaseException | None) -> None:
+            settle([(job, digest, error and explain(content.path, error))])
+
+        try:
+            placing = self.files.take_over(content, self._pool, tell)
+        except RuntimeError as error:
+            raise StoreError(f"{self.folder} was closed ({error})") from error
+        digest = await job.done()
+        return digest, Taken(content.path, digest, placing)
+
     def line(self) -> Line:
         """A new line of jobs for the thread that writes."""
         return Line(self._writer.put, self._pool)
@@ -274,6 +288,15 @@ class SQLiteLease:
         else:
             line.add(job, prepare)
         await job.done()
+
+    async def place(self, content: Owned) -> tuple[str, Content]:
+        """As in `rlm.ports.SupportsPlacing`."""
+        self._require_held()
+        with explained(content.path):
+            if content.path.stat().st_size < LARGE:
+                data = content.path.read_bytes()
+                return digest_of(data), data
+        return await self._store.take_over(content)
 
     async def hold(self, digests: Sequence[str]) -> None:
         self._require_held()

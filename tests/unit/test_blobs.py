@@ -6,15 +6,18 @@ import asyncio
 import os
 import sqlite3
 import stat
+import tempfile
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from rlm.errors import BlobError
+from rlm.errors import BlobError, StoreError
 from rlm.ports import Content, Owned
 from rlm.stores.blobs import LARGE, BlobFiles, digest_of
-from rlm.stores.sqlite import SQLiteStore
+from rlm.stores.sqlite import SQLiteLease, SQLiteStore
 from rlm.types import Called, Recorded
 from tests.store_processes import child, own_mounts, said
 
@@ -261,6 +264,92 @@ def test_files_that_were_never_referred_to_are_collected(tmp_path: Path) -> None
         assert told == f"{store.files.path(DIGEST)} belongs to no session: collect removes it"
         assert await store.collect() == len(DATA)
         assert await store.check() == []
+        await store.close()
+
+    asyncio.run(main())
+
+
+# -- a file of ours before its event stands ----------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def begun(folder: Path) -> AsyncIterator[tuple[SQLiteStore, SQLiteLease, Content]]:
+    """A store, a lease, and what `place` made of a file of ours."""
+    store = SQLiteStore(folder / "store")
+    lease = await store.lease("s")
+    (lease.folder / "content").write_bytes(DATA)
+    digest, content = await lease.place(Owned(lease.folder / "content"))
+    assert digest == DIGEST
+    yield store, lease, content
+    await store.close()
+
+
+def test_a_file_is_taken_over_before_its_event_stands_and_not_copied(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with begun(tmp_path) as (store, lease, content):
+            await lease.append([event(0)], {DIGEST: content})
+            assert store.files.path(DIGEST).samefile(lease.folder / "content")
+            assert stat.S_IMODE(store.files.path(DIGEST).stat().st_mode) == 0o400
+            assert await store.collect() == 0
+            assert await store.check() == []
+            await lease.append([event(1)], {DIGEST: content})  # it may be said again
+
+    asyncio.run(main())
+
+
+def test_a_file_that_was_begun_and_is_referred_to_by_nothing_is_collected(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with begun(tmp_path) as (store, lease, content):
+            while not store.files.path(DIGEST).exists():
+                continue
+            assert await store.collect() == len(DATA)
+            await lease.append([event(0)], {DIGEST: content})  # so late that it has to be placed once more
+            assert store.files.path(DIGEST).read_bytes() == DATA
+            assert await store.check() == []
+
+    asyncio.run(main())
+
+
+def test_a_file_that_was_begun_counts_under_no_other_digest(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with begun(tmp_path) as (store, lease, content):
+            other = digest_of(b"another")
+            with pytest.raises(BlobError, match="not " + other[:16]):
+                await lease.append([event(0)], {other: content})
+            assert await store.read("s") == []
+
+    asyncio.run(main())
+
+
+def test_a_file_that_was_begun_on_another_file_system_is_copied(tmp_path: Path) -> None:
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs /dev/shm on a file system of its own")
+
+    async def main() -> None:
+        store = SQLiteStore(tmp_path)
+        lease = await store.lease("s")
+        with tempfile.NamedTemporaryFile(dir=other) as file:
+            file.write(DATA)
+            file.flush()
+            digest, content = await lease.place(Owned(Path(file.name)))
+            await lease.append([event(0)], {digest: content})
+        assert store.files.path(DIGEST).read_bytes() == DATA
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_a_small_file_of_ours_is_a_row_and_one_that_is_not_there_is_told(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = SQLiteStore(tmp_path / "store")
+        lease = await store.lease("s")
+        (tmp_path / "small").write_bytes(DATA[: LARGE - 1])
+        digest, content = await lease.place(Owned(tmp_path / "small"))
+        await lease.append([event(0)], {digest: content})
+        assert await store.blob(digest) == DATA[: LARGE - 1]
+        with pytest.raises(StoreError, match="missing"):
+            await lease.place(Owned(tmp_path / "missing"))
         await store.close()
 
     asyncio.run(main())

@@ -83,6 +83,8 @@ async def main():
     content = {"bytes": data, "stranger": path, "own": Owned(path)}.get(kind)
     sys.stdout.write("begin\\n")
     sys.stdout.flush()
+    if kind == "begun":
+        _, content = await lease.place(Owned(path))
     await lease.append([event(0)], {digest_of(data): content} if content else {})
     sys.stdout.write("done\\n")
     sys.stdout.flush()
@@ -112,8 +114,9 @@ def test_a_large_blob_is_on_disk_before_the_event_that_refers_to_it(kind: str, t
     in_order([last(calls, LOG_WRITTEN), last(calls, LOG_SYNCED)])
 
 
-def test_a_file_of_our_own_is_on_disk_before_the_event_that_refers_to_it(tmp_path: Path) -> None:
-    calls = trace(APPENDING, tmp_path / "trace", tmp_path, "own")
+@pytest.mark.parametrize("kind", ["own", "begun"])
+def test_a_file_of_our_own_is_on_disk_before_the_event_that_refers_to_it(kind: str, tmp_path: Path) -> None:
+    calls = trace(APPENDING, tmp_path / "trace", tmp_path, kind)
     synced = first(calls, r"fsync\(\d+<[^>]*/work/[0-9a-f]+/content>")
     linked = first(calls, r'link(at)?\(.*/content".*/blobs/../[0-9a-f]{64}"')
     names_synced = [first(calls, rf"fsync\(\d+<[^>]*/{folder}>") for folder in ("blobs/..", "blobs", "store")]

@@ -272,7 +272,7 @@ class Past:
 
     number: of the next event. turns_begun, cells_begun: the numbers of the next turn, and of the next cell of the
     user's own, which no turn or cell beside the path has. usage: everything that was ever paid. seconds: that turns
-    took, by their answers. held: turn -> the blobs, with their sizes, that the session needed at its end.
+    and the user's own cells took. held: turn -> the blobs, with their sizes, that the session needed at its end.
     """
 
     def __init__(self, records: Iterable[Recorded] = ()) -> None:
@@ -314,10 +314,13 @@ class Past:
                 self.turns_begun = max(self.turns_begun, (turn_number(event.at) or 0) + 1)
             case Ran() if is_own(event) and event.at.startswith("u"):
                 self.cells_begun = max(self.cells_begun, int(root_of(event.at)[1:]) + 1)
+                self.seconds += event.result.execution_time
             case Restored():
                 self.restored = event
             case Answered() if "/" not in event.at:
                 self.seconds += event.completion.execution_time
+            case Stopped() | Failed() if "/" not in event.at:
+                self.seconds += event.seconds
             case Replied():
                 self._pay(event, UsageSummary().add(event.reply.model, event.reply.usage))
                 self._children.add(event.at.rpartition("/")[0])

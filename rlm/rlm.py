@@ -235,10 +235,10 @@ class RLM(Closing):
 
         A named session is durable. Without a name it lives in memory: the same one each time, until it is closed.
 
-        limits: what the session may consume in its whole life (`usd`, `tokens`, `calls`, `seconds` of turns), beside
-        the limits of each turn. wait: seconds to wait for another process that has the session open (None: for ever).
-        strict: where something cannot be brought back, raise `LossError` at its first use. rerun: run the cells again
-        that came after the last checkpoint, and the one that the end of the process cut off.
+        limits: what the session may consume in its whole life (`usd`, `tokens`, `calls`, `seconds`), beside the limits
+        of each turn; to be given each time it is opened. wait: seconds to wait for another process that has the session
+        open (None: for ever). strict: where something cannot be brought back, raise `LossError` at its first use.
+        rerun: run the cells again that came after the last checkpoint, and the one that the end of the process cut off.
 
         Raises `SessionBusyError`, `StoreError`, and `ConfigurationError` where the environment does not persist.
         """

@@ -321,7 +321,11 @@ class Session(Closing):
         self, turn: _Turn, output: Output | None, started: float, allowed: float | None
     ) -> RLMChatCompletion:
         """A turn to its end. One that is cut short is recorded, and the session ready for the next one."""
-        left = None if allowed is None else allowed - (time.perf_counter() - started)
+
+        def seconds() -> float:
+            return time.perf_counter() - started
+
+        left = None if allowed is None else allowed - seconds()
         try:
             async with asyncio.timeout(left) as deadline:
                 await self._open(turn, output)
@@ -329,23 +333,23 @@ class Session(Closing):
         except asyncio.CancelledError:
             why = "session was closed during this turn" if self._closed else "turn was cancelled"
             stopped = CancellationError(f"the {why}")
-            await _to_its_end(self._record_the_end(turn, stopped))
+            await _to_its_end(self._record_the_end(turn, stopped, seconds()))
             raise asyncio.CancelledError from stopped  # whom the portal blocks for gets to see `stopped`
         except Exception as error:
             if not deadline.expired() or type(error) is not TimeoutError:
-                await _to_its_end(self._record_the_end(turn, error))
+                await _to_its_end(self._record_the_end(turn, error, seconds()))
                 raise
-            timed_out = _timed_out("turn", time.perf_counter() - started, allowed)
-            await _to_its_end(self._record_the_end(turn, timed_out))
+            timed_out = _timed_out("turn", seconds(), allowed)
+            await _to_its_end(self._record_the_end(turn, timed_out, timed_out.elapsed))
             raise timed_out from None
         finally:
-            self._seconds += time.perf_counter() - started
+            self._seconds += seconds()
         completion = RLMChatCompletion(
             self._setup.model.name,
             _short(turn.value) if turn.question is None else turn.question,
             outcome.response,
             turn.ledger.usage,
-            time.perf_counter() - started,
+            seconds(),
             self._metadata(turn),
             outcome.output,
             turn.number,
@@ -466,7 +470,7 @@ class Session(Closing):
         kept, said = self._tail(turn.transcript.messages)
         await self._log.append(Answered(turn.path, completion, kept, said))
 
-    async def _record_the_end(self, turn: _Turn, error: Exception) -> None:
+    async def _record_the_end(self, turn: _Turn, error: Exception, seconds: float = 0.0) -> None:
         """Record a turn that ended without an answer, and give the exception what there is."""
         partial = turn.transcript.partial
         if isinstance(error, RLMError):
@@ -482,7 +486,7 @@ class Session(Closing):
         messages = [*messages, {"role": "assistant", "content": prompts.ended(str(error))}]
         kind = Stopped if isinstance(error, TurnError) else Failed
         kept, said = self._tail(messages)
-        self._log.add(kind(turn.path, type(error).__name__, str(error), partial, kept, said))
+        self._log.add(kind(turn.path, type(error).__name__, str(error), partial, kept, said, seconds))
         await self._leave_history(turn, messages)
         await self._log.settled()
 

@@ -281,7 +281,7 @@ class _Counting:
             # A fork's events have the time of the fork.
             answer, seconds = end.completion.response, max(seconds, end.completion.execution_time)
         elif end is not None:
-            answer = end.partial_answer
+            answer, seconds = end.partial_answer, max(seconds, end.seconds)
             reason = f"{end.reason if isinstance(end, Stopped) else end.error}: {end.message}"
         state = WORDS[type(end)] if end is not None else "unfinished"
         counts = self._cells, self._calls, usage, seconds, dropped, asked.key

@@ -661,7 +661,7 @@ class Answered(Event):
 class Stopped(Event):
     """A turn ended without an answer, by a limit (`reason` names the exception) or because it was cancelled.
 
-    kept, said: as with `Answered`.
+    kept, said: as with `Answered`. seconds: that it took, since it was resumed where it was.
     """
 
     kind: ClassVar[str] = "stopped"
@@ -670,11 +670,15 @@ class Stopped(Event):
     partial_answer: str | None = None
     kept: int = 0
     said: Sequence[Message] = ()
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Failed(Event):
-    """A turn ended by an exception that is neither a limit nor a cancellation. kept, said: as with `Answered`."""
+    """A turn ended by an exception that is neither a limit nor a cancellation.
+
+    kept, said, seconds: as with `Stopped`.
+    """
 
     kind: ClassVar[str] = "failed"
     error: str = ""
@@ -682,6 +686,7 @@ class Failed(Event):
     partial_answer: str | None = None
     kept: int = 0
     said: Sequence[Message] = ()
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

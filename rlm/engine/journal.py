@@ -166,6 +166,7 @@ class Journal:
             return result
         self._tell(types.Running(at, code=code))
         calls = _Calls(self, at, answer, complete=recorded is not None, same=self._goes_on)
+        began = self._clock()
         try:
             result = await self._inner.run(code, calls.answer)
         except NeverBegan as never:
@@ -173,7 +174,8 @@ class Journal:
             raise cancelled from cancelled.__cause__  # itself: `asyncio.timeout` takes no subclass for a cancellation
         except asyncio.CancelledError:
             if recorded is None:  # what it did up to here, it did
-                await self._append(Ran(at, code=code, result=REPLResult(error=self._cut())))
+                cut = REPLResult(error=self._cut(), execution_time=self._clock() - began)
+                await self._append(Ran(at, code=code, result=cut))
             raise
         if recorded:
             self.diverged += _differ(result, recorded.result)

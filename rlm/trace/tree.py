@@ -240,6 +240,7 @@ class _Fold:
             case Stopped(reason=why) | Failed(error=why):
                 facts = {"why": why, "message": event.message, "partial": event.partial_answer}
                 node.facts |= {**self.facts(facts), "state": event.kind}
+                node.seconds = event.seconds or node.seconds
         node.ended = True
         if node is self.turn:
             self.turn = None

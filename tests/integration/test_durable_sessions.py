@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from rlm import RLM, Limits, LossError, ScriptedModel, SessionBusyError, Sessions, UnfinishedTurnError, tool
-from rlm.errors import ConfigurationError, ModelError, SessionError, SessionExistsError
+from rlm.errors import ConfigurationError, ModelError, SessionError, SessionExistsError, TimeoutExceededError
 from rlm.session import Session
 from rlm.types import ContextAdded, Messages, Ran, Restored
 from tests.turns import by_task, cell, opening, submission, submit, task
@@ -162,6 +163,30 @@ def test_limits_of_a_life_count_what_earlier_processes_spent() -> None:
         session.ask("?")
         with pytest.raises(Exception, match=r"Limits\(calls=2\)"):
             session.ask("?")
+
+
+@pytest.mark.parametrize(
+    ("work", "seconds", "error"),
+    [
+        (lambda session: session.ask("Too long?"), 0.2, "left this turn 0.2 s"),
+        (lambda session: session.ask("Fails?"), None, "no more"),
+        (lambda session: session.run("import time; time.sleep(60)"), 0.2, "left this cell 0.2 s"),
+        (lambda session: session.run("import time; time.sleep(0.15)"), None, None),
+    ],
+    ids=["stopped", "failed", "cell cut short", "cell"],
+)
+def test_seconds_of_a_life_count_also_what_had_no_answer(
+    work: Callable[[Session], Any], seconds: float | None, error: str | None
+) -> None:
+    async def reply(messages: Messages) -> str:
+        await asyncio.sleep(0.15 if task(messages) == "Fails?" else 60)
+        raise ValueError("no more")
+
+    with pytest.raises(Exception, match=error) if error else contextlib.nullcontext():
+        reopened(ScriptedModel(reply), work, limits=Limits(seconds=seconds))
+    rlm = RLM(ScriptedModel([]))
+    with rlm, rlm.session("s", limits=Limits(seconds=0.14)) as s, pytest.raises(TimeoutExceededError, match="used up"):
+        s.ask("?")
 
 
 def test_an_input_that_a_failed_turn_left_is_not_brought_in_twice() -> None:

@@ -143,9 +143,11 @@ class BlobFiles:
 
         tell: gets the digest, or what went wrong, from a thread. Raises `RuntimeError` where the pool was shut down.
         """
-        hashed = Future[str]()
+        hashed, begun = Future[str](), threading.Lock()
 
         def hash_() -> None:
+            if not begun.acquire(blocking=False):
+                return
             try:
                 with _opened(content) as (descriptor, size):
                     digest = _hash(descriptor, size)
@@ -157,13 +159,17 @@ class BlobFiles:
                 tell(digest, None)
 
         def place() -> bool:
-            with _opened(content) as (descriptor, _):
-                _seal(descriptor)
-            digest = hashed.result()  # a thread had begun with that before one took this up
+            try:
+                with _opened(content) as (descriptor, _):
+                    _seal(descriptor)
+            finally:
+                hash_()  # if no thread was free for it
+            digest = hashed.result()
             return self._stands(digest) or self._link(digest, content.path)
 
+        placing = pool.submit(place)  # first, as the disk takes longer
         pool.submit(hash_)
-        return pool.submit(place)
+        return placing
 
     def _taken(self, digest: str, content: Taken) -> tuple[int | None, Path | Owned]:
         """The size of what was taken over, or what is to be placed instead."""

@@ -77,13 +77,13 @@ class Session:
             await self.run(code)
             await self.capture()
 
-    async def restore(self, python: str | None = None) -> Mapping[str, Lost]:
+    async def restore(self, python: str | None = None, seconds: float | None = None) -> Mapping[str, Lost]:
         """End the worker, and bring the heap back into a new one."""
         await self.kernel.close()
         self._python = python or self._python
         await self.start()
         needed = {digest: self.blobs[digest] for digest in self.heap.blobs() if digest in self.blobs}
-        return await self.kernel.restore(self.heap.image(), needed)
+        return await self.kernel.restore(self.heap.image(), needed, seconds=seconds)
 
     def saved(self) -> set[str]:
         """The names in the groups of the last capture."""

@@ -252,12 +252,12 @@ class Heap:
 
     # -- the way back --------------------------------------------------------------------------------------------------
 
-    def restore(self, id: int, image: dict[str, Any], contents: dict[str, Any]) -> None:
+    def restore(self, id: int, image: dict[str, Any], contents: dict[str, Any], seconds: float) -> None:
         worker, namespace = self.worker, self.namespace
         restore = Restore(image, contents, namespace, worker.given)
         for name in set(namespace) - MODULE_NAMES - set(worker.given) - {"answer"}:
             del namespace[name]
-        restore.run(self.folder, self.cloudpickle)
+        restore.run(self.folder, self.cloudpickle, seconds)
         namespace.update(worker.given)
         known = self.known = Known()
         for group in restore.groups:

@@ -26,9 +26,13 @@ from rlm.types import CallRecord, CellError, Draft, HeapImage, Lost, RemoteValue
 
 START_SECONDS = 30.0  # a worker that has not said a word by then has failed to start
 GRACE_SECONDS = 2.0  # between a timed-out cell's interrupt and its end by force
+RESTORE_SECONDS = 60.0  # that a heap may take to come back, beside what its size lets it take
+RESTORE_RATE = 1_000_000  # bytes a second, which also the slowest of places manage
+OWN_SHARE = 0.8  # of that time in which the worker itself gives up what takes too long
 CANCEL_GRACE_SECONDS = 0.5  # the same for a cancelled one: whoever cancels waits for it
 MAX_CALLS = 5_000  # calls of one cell in flight; no program of a model's needs more threads than that
 MAX_OUTPUT = 2_000_000  # characters of output in one cell: a worker that is one sends far fewer (see capture)
+MAX_LISTED = 40  # names in an error
 MAX_CHANGES = 1_000  # reports of names that are kept as they came
 
 DIED = "the worker died"
@@ -296,14 +300,26 @@ class Kernel:
         except ProtocolError as error:
             raise self._distrust(error) from None
 
-    async def restore(self, image: HeapImage, contents: Mapping[str, bytes | Path]) -> Mapping[str, Lost]:
+    async def restore(
+        self, image: HeapImage, contents: Mapping[str, bytes | Path], *, seconds: float | None = None
+    ) -> Mapping[str, Lost]:
         """Bring a heap back into a new worker, which has what the host gives it already.
 
-        contents: blobs by digest, which the worker verifies. Returns what could not be brought back, and why (a file as
-        "./" and its path); without `image.lost`. Raises as `capture` does.
+        contents: blobs by digest, which the worker verifies. seconds: how long that may take; by default a minute and a
+        second for each megabyte. Returns what could not be brought back, and why (a file as "./" and its path); without
+        `image.lost`. Code of the user's that does not end is a loss like any other, where it can be interrupted. Where
+        it cannot, raises `SandboxError`, and the worker is killed. Else raises as `capture` does.
         """
+        limit = RESTORE_SECONDS + sum(g.size for g in image.groups) / RESTORE_RATE if seconds is None else seconds
         sent = {digest: await self._handed_over(content) for digest, content in contents.items()}
-        frame = await self._request({"type": "restore", "image": images.frame(image), "contents": sent})
+        restore = {"type": "restore", "image": images.frame(image), "contents": sent, "seconds": OWN_SHARE * limit}
+        try:
+            async with asyncio.timeout(limit):
+                frame = await self._request(restore)
+        except TimeoutError:
+            self.dead = f"the worker was killed, because what was brought back into it took over {round(limit, 1):g} s"
+            self._kill()
+            raise SandboxError(f"{self.dead}: the code of one of {_listed(image)} does not end") from None
         if "error" in frame:
             raise ReplError(f"the namespace cannot be brought back: {frame['error']}")
         try:
@@ -585,6 +601,14 @@ class Kernel:
             seconds,
             draft,
         )
+
+
+def _listed(image: HeapImage) -> str:
+    """Names of a heap; those first that have code of the user's."""
+    groups = sorted(image.groups, key=lambda group: not group.code)
+    names = [name for group in groups for name in group.names if name]
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(name[:100] for name in names[:MAX_LISTED]) + more
 
 
 def _unreachable(error: Exception) -> str:

@@ -1,17 +1,21 @@
 """A saved heap on its way back into a namespace: files, modules, definitions, values, each on its own.
 
 Whatever cannot be brought back is named with the reason, and harms nothing beside it. Blobs are verified before they
-are loaded, and code of another minor version of Python is never loaded: it is made again from its source, or lost.
+are loaded, and code of another minor version of Python is never loaded: it is made again from its source, or lost. Code
+of the user's that does not end is interrupted, so that it costs its own names only.
 Standard library only, Python 3.9 and newer: this file runs in sandboxes, beside `worker.py`.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # what cells see of signal waits until a cell runs
 import io
 import linecache
 import mmap
 import os
+import signal
 import sys
+import time
 from base64 import b64decode
 
 import folder as files
@@ -22,6 +26,7 @@ from pickles import cloudpickle
 
 TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 MISSING = "its blob is missing"
@@ -39,6 +44,10 @@ class Group:
 
 class Unusable(Exception):
     """Why something cannot be brought back."""
+
+
+class OverTime(BaseException):
+    """Strikes in code of the user's that takes too long; no error that it would handle."""
 
 
 def unpickler() -> Any:
@@ -71,6 +80,8 @@ class Restore:
         self.groups = [Group(saved) for saved in image["groups"]]
         self.of_name = {name: group for group in self.groups for name in group.names if name}
         self.loading: list[Group] = []
+        self.end = self.share = 0.0
+        self.timed = False
         self.unpickler = unpickler()
         self.lost: dict[str, list[str]] = {}
         self.rebuilt: set[str] = set()
@@ -79,8 +90,16 @@ class Restore:
         self.foreign = image["python"] not in ("", here)
         self.versions = f"made by Python {image['python']}, cannot be loaded by {here}"
 
-    def run(self, folder: str, cloudpickle_path: str | None) -> None:
-        """Bring everything back, in the order in which one thing needs another."""
+    def run(self, folder: str, cloudpickle_path: str | None, seconds: float) -> None:
+        """Bring everything back, in the order in which one thing needs another. seconds: how long that may take."""
+        self.end = time.monotonic() + seconds
+        before = _signal.signal(signal.SIGALRM, self.strike)
+        try:
+            self.bring_back(folder, cloudpickle_path)
+        finally:
+            _signal.signal(signal.SIGALRM, before)
+
+    def bring_back(self, folder: str, cloudpickle_path: str | None) -> None:
         cloudpickle(cloudpickle_path)
         for path, (digest, _, mode, link) in self.image["files"].items():
             self.put_file(folder, path, digest, mode, link)
@@ -106,6 +125,27 @@ class Restore:
         Target.namespace, Target.given = {}, {}
         Target.find, Target.used = no_definition, no_matter  # type: ignore[method-assign]
 
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    def strike(self, number: int, frame: Any) -> None:
+        if self.timed:
+            raise OverTime(f"it took over {self.share:.3g} s")
+
+    def timely(self, work: Callable[[], object]) -> None:
+        """Do it, but for half of the time that is left at the most: what comes after it needs some, too. Raises
+        `OverTime`, here or where it strikes."""
+        if self.timed:
+            work()
+            return
+        self.share = max((self.end - time.monotonic()) / 2, 0.01)
+        self.timed = True
+        _signal.setitimer(_signal.ITIMER_REAL, self.share, self.share)  # again, where the first was swallowed
+        try:
+            work()
+        finally:
+            self.timed = False
+            _signal.setitimer(_signal.ITIMER_REAL, 0)
+
     # -- parts ---------------------------------------------------------------------------------------------------------
 
     def put_file(self, folder: str, path: str, digest: str, mode: int, link: str | None) -> None:
@@ -116,12 +156,16 @@ class Restore:
             self.lost["./" + path] = ["file", cut(error), ""]
 
     def import_module(self, name: str, imported: str) -> None:
-        try:
-            first, *below = imported.split(", ")
+        first, *below = imported.split(", ")
+
+        def work() -> None:
             __import__(first)
             self.namespace[name] = sys.modules[first]
             for further in below:
                 __import__(further)
+
+        try:
+            self.timely(work)
         except BaseException as error:  # noqa: BLE001 - a module's own code may raise anything; the name is lost
             self.lost[name] = ["module", reason(error), ""]
 
@@ -173,12 +217,10 @@ class Restore:
             group.state = "loading"
             self.loading.append(group)
             try:
-                values = self.unpickle(self.content(group.digest))
-                if type(values) is not list or len(values) != len(group.names):
-                    raise Unusable("damaged: its blob holds something else")
-                self.bind(group, values)
+                data = self.content(group.digest)
+                self.timely(lambda: self.bind(group, self.unpickle(data)))
                 group.state = "done"
-            except Unusable as error:
+            except (Unusable, OverTime) as error:
                 group.state = str(error)
             except BaseException as error:  # noqa: BLE001 - code of the user's runs here, and costs only its own names
                 group.state = reason(error)
@@ -191,7 +233,9 @@ class Restore:
                 return self.unpickler(data).load()
         return self.unpickler(io.BytesIO(data)).load()
 
-    def bind(self, group: Group, values: list[Any]) -> None:
+    def bind(self, group: Group, values: Any) -> None:
+        if type(values) is not list or len(values) != len(group.names):
+            raise Unusable("damaged: its blob holds something else")
         for name, value in zip(group.names, values):
             if not name or name in self.rebuilt:
                 continue
@@ -214,7 +258,8 @@ class Restore:
                 filename, source = f"<rebuilt {name}>", left[name]
                 linecache.cache[filename] = (len(source), None, list(io.StringIO(source)), filename)
                 try:
-                    exec(compile(source, filename, "exec", dont_inherit=True), self.namespace)
+                    made = compile(source, filename, "exec", dont_inherit=True)
+                    self.timely(lambda made=made: exec(made, self.namespace))  # type: ignore[misc]
                 except BaseException as error:  # noqa: BLE001 - it may lack another one, or is lost
                     self.why[name] = f"{self.versions}; its source says {reason(error)}"
                 else:

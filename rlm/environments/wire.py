@@ -11,7 +11,7 @@ sends raises `ProtocolError`, before any of it reaches a caller.
     get     id, name                                    done    id, error, answer, names, gone, streams
     names   id                                          value   id, value | error
     checkpoint  id, spool, whole, limit                 part    id, last, data
-    restore id, image, contents
+    restore id, image, contents, seconds
     reply   id, value | error, reason
     interrupt
     part    id, last, data

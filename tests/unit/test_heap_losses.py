@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rlm.environments.limits import MAX_LONG, MAX_TEXT
+from rlm.errors import SandboxError
 from rlm.types import HeapChange, Lost
 from tests.heaps import Session, session
 
@@ -383,5 +384,36 @@ def test_what_cannot_be_brought_back_is_told_in_few_words() -> None:
         assert lost["a"].reason == "Failing: its text cannot be had: ZeroDivisionError"
         assert lost["b"].reason.startswith("Failing: www")
         assert await s.run("print(A)") == "<class '__main__.A'>"
+
+    session(script)
+
+
+ENDLESS = """
+import collections, itertools
+class Endless:
+    def __init__(self, deaf): self.deaf = deaf
+    def __setstate__(self, state):
+        if state['deaf']: collections.deque(itertools.repeat(0), 0)  # in C, where nothing strikes
+        while True: pass
+"""
+
+
+def test_code_that_does_not_end_costs_its_own_names() -> None:
+    async def script(s: Session) -> None:
+        await s.cells("kept = [1]", ENDLESS, "bad = Endless(False)", "worse = [Endless(False)]", "z = [kept]")
+        lost = await s.restore(seconds=1.0)
+        assert set(lost) == {"bad", "worse"}
+        assert all(why.reason.startswith("it took over 0.") for why in lost.values())
+        assert await s.run("print(z[0] is kept, Endless.__name__)") == "True Endless"
+
+    session(script)
+
+
+def test_code_that_neither_ends_nor_can_be_interrupted_is_an_error_that_names_what_it_may_be() -> None:
+    async def script(s: Session) -> None:
+        await s.cells("kept = [1]", ENDLESS, "bad = Endless(True)")
+        with pytest.raises(SandboxError, match=r"took over 0.5 s: the code of one of Endless, .*bad.* does not end"):
+            await s.restore(seconds=0.5)
+        assert s.kernel.dead is not None
 
     session(script)

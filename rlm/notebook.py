@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlm import files
 from rlm.engine.cells import prose
 from rlm.folds import Past, is_own, note_of_restore, root_of
 from rlm.types import (
@@ -56,7 +57,7 @@ def notebook(records: Sequence[Recorded], *, title: str) -> dict[str, Any]:
 def write(records: Sequence[Recorded], path: Path, title: str) -> None:
     """Write the notebook of a session to `path`, in place of what stands there. Raises `OSError`."""
     text = json.dumps(notebook(records, title=title), indent=1, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8", newline="\n")
+    files.write(path, text + "\n")
 
 
 class _Pages:

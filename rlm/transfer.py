@@ -11,12 +11,10 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 import stat
 import threading
-import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from rlm import files
 from rlm.errors import BlobError, LogError, RLMError, SessionExistsError, StoreError
 from rlm.folds import Past
 from rlm.log import dump_record, load_record
@@ -76,16 +75,8 @@ async def _export(store: Store, name: str, records: Sequence[Recorded], path: Pa
         return asyncio.run_coroutine_threadsafe(store.blob(digest), loop).result()
 
     def work() -> int:
-        part = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}")
-        try:
-            with zipfile.ZipFile(part, "x", zipfile.ZIP_DEFLATED, compresslevel=LEVEL) as archive:
-                part.chmod(0o600)
-                _write(archive, name, records, _contents(fetch, needed, sorted(more)), stop)
-            with part.open("rb") as written:
-                os.fsync(written.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with files.replacing(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=LEVEL) as to:
+            _write(to, name, records, _contents(fetch, needed, sorted(more)), stop)
         return path.stat().st_size
 
     return await _by_thread(work, stop)

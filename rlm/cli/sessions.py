@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -208,7 +208,7 @@ def export(
     """Write a session to one file, which rlm sessions import takes on another machine, or into another store."""
     output = options.output()
     with opened(options) as sessions:
-        path = target(sessions, name, file, ".rlm")
+        path = _target(sessions, name, file, ".rlm")
         size = sessions.export(name, path)
     output.result({"path": str(path), "bytes": size})
     output.note(f"{path}: {size:,} bytes")
@@ -248,16 +248,23 @@ def notebook(
     ] = None,
 ) -> int:
     """Write a session as a Jupyter notebook: questions and answers, cells and what they printed."""
+    return written(options, name, file, ".ipynb", lambda sessions, path: sessions.notebook(name, path))
+
+
+def written(
+    options: Storing, name: str, file: str | None, ending: str, write: Callable[[Sessions, Path], object]
+) -> int:
+    """Have `write` write a session to a file, and say to which."""
     output = options.output()
     with opened(options) as sessions:
-        path = target(sessions, name, file, ".ipynb")
-        sessions.notebook(name, path)
+        path = _target(sessions, name, file, ending)
+        write(sessions, path)
     output.result({"path": str(path)})
     output.note(str(path))
     return ANSWERED
 
 
-def target(sessions: Sessions, name: str, file: str | None, ending: str) -> Path:
+def _target(sessions: Sessions, name: str, file: str | None, ending: str) -> Path:
     """The file that is to be written. What stands there is written over only where it was named."""
     sessions.find(name)
     if file is not None:

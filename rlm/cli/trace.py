@@ -6,8 +6,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from rlm.cli.exits import ANSWERED
-from rlm.cli.sessions import opened, target
+from rlm.cli.sessions import written
 from rlm.cli.settings import Storing, with_options
 
 
@@ -24,10 +23,4 @@ def trace(
 
     The file needs no server and no network.
     """
-    output = options.output()
-    with opened(options) as sessions:
-        path = target(sessions, name, file, ".html")
-        sessions.trace(name, path)
-    output.result({"path": str(path)})
-    output.note(str(path))
-    return ANSWERED
+    return written(options, name, file, ".html", lambda sessions, path: sessions.trace(name, path))

@@ -12,10 +12,11 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from rlm import files
 from rlm.trace.tree import tree, visible
 from rlm.types import Recorded
 
@@ -35,7 +36,9 @@ ENDS = frozenset({"stopped", "failed", "unfinished"})
 def page(records: Sequence[Recorded], *, title: str) -> str:
     """The HTML of a run, whole: `records` are a session's log, oldest first; `title` is what the page is called."""
     data, written = _within(records)
-    own = {name: (files(__name__) / f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
+    own = {
+        name: (resources.files(__name__) / f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")
+    }
     policy = (
         f"default-src 'none'; style-src {_hash(own['css'])}; script-src {_hash(own['js'])}; base-uri 'none'; "
         "form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
@@ -56,7 +59,7 @@ def page(records: Sequence[Recorded], *, title: str) -> str:
 
 def write(records: Sequence[Recorded], path: Path, title: str) -> None:
     """Write the page of a run to `path`, in place of what stands there. Raises `OSError`."""
-    path.write_text(page(records, title=title), encoding="utf-8", newline="\n")
+    files.write(path, page(records, title=title))
 
 
 def _within(records: Sequence[Recorded]) -> tuple[dict[str, Any], str]:

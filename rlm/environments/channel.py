@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CHUNK = 256 * 1024  # characters of a frame's JSON in one line, as in wire.py
 MAX_FRAME = 256 * 1024 * 1024  # characters of a frame, as in wire.py
+IDLE = 0.02  # seconds in which nothing came, after which there is time for a chore
 PIECE = 1 << 16  # bytes read at once; a buffer of over 128 KiB costs malloc a system call to get, and two to give back
 dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
@@ -108,27 +109,33 @@ class Channel:
         while data:
             data = data[os.write(self.sink, data) :]
 
-    def wait(self, arrived: Callable[[], object]) -> None:
-        """Until `arrived()`, or the host is gone. Of all waiting threads one reads, and wakes the others."""
+    def wait(self, arrived: Callable[[], object], chore: Callable[[], object] | None = None) -> None:
+        """Until `arrived()`, or the host is gone. Of all waiting threads one reads, and wakes the others.
+
+        chore: what to do once nothing has come for a moment."""
         main, masked = threading.get_ident() == self.masked.main, self.masked
         depth = masked.depth
         while not arrived() and not self.closed:
             try:
                 if main:
                     masked.depth = 1
-                self.wait_once(arrived, main)
+                idle = self.wait_once(arrived, main, IDLE if chore is not None else None)
             finally:
                 if main:
                     masked.depth = depth
             if main and masked.pending:
                 masked.strike()
+            if idle and chore is not None:
+                chore()
+                chore = None
 
-    def wait_once(self, arrived: Callable[[], object], main: bool) -> None:
+    def wait_once(self, arrived: Callable[[], object], main: bool, seconds: float | None) -> bool:
+        """Whether that many seconds have passed and nothing came."""
         mine = threading.Lock()
         mine.acquire()
         with self.arrival:
             if arrived():  # what a reader got before it handed over must not be waited for
-                return
+                return False
             lead = not self.reading
             self.reading = True
             if not lead:
@@ -138,9 +145,10 @@ class Channel:
                 self.masked.depth = 0  # only here, where nothing is held, may a signal strike
                 self.masked.strike()
             if lead:
-                ready = [fd for fd, _ in self.readable.poll()]
+                ready = [fd for fd, _ in self.readable.poll(None if seconds is None else seconds * 1000)]
+                idle = not ready
             else:
-                mine.acquire()
+                idle = not mine.acquire(timeout=-1 if seconds is None else seconds)
             if main:
                 self.masked.depth = 1
             if lead:
@@ -153,6 +161,7 @@ class Channel:
                 self.masked.depth = 1
             if lead:
                 self.hand_over(reading=False)
+        return idle
 
     def hand_over(self, reading: bool) -> None:
         with self.arrival:

@@ -9,6 +9,7 @@ Standard library only, Python 3.9 and newer: this file runs in sandboxes, beside
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from itertools import compress
@@ -23,6 +24,7 @@ from graph import OverBudget
 from known import Known, is_bundled, is_large_text
 from limits import told
 from names import code_names
+from pickles import CLOUDPICKLE
 from restore import Restore
 from snapshot import Scope, Snapshot
 from sources import Sources, statements
@@ -133,7 +135,8 @@ class Heap:
 
     def capture(self, scope: Scope, job: Job) -> None:
         count = len(self.namespace if scope.names is None else scope.names)
-        if (threads_live() or count > MANY) and self.begin_copy(scope, job):
+        first = CLOUDPICKLE not in sys.modules and not self.begun  # to import it takes longer than to fork
+        if (threads_live() or count > MANY or first) and self.begin_copy(scope, job):
             return
         try:
             answer, learnt = Snapshot(scope, BUDGET).run()
@@ -162,13 +165,25 @@ class Heap:
             else:
                 self.finish(job, result[2], result[1])
 
-        Snapshot(scope)  # imports what the copy must not import, whose locks may be held
+        if threads_live():
+            Snapshot(scope)  # imports what the copy must not import, whose locks may be held
         try:
             self.copy = Copy(work, self.after_fork, done)
         except OSError:
             return False
         self.copy.start()
         return True
+
+    def chore(self) -> Callable[[], object] | None:
+        """What is best done while nothing comes from the host: to import what captures need, once there are any."""
+        wanted = self.begun or self.copy is not None
+        return self.import_all if wanted and CLOUDPICKLE not in sys.modules else None
+
+    def import_all(self) -> None:
+        import ast  # noqa: F401 - as does `sources`
+        import hashlib  # noqa: F401 - as does `blobs`
+
+        Snapshot(self.scope(set(), None, 0))
 
     def after_fork(self) -> None:
         if not self.worker.forked:

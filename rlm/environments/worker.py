@@ -245,7 +245,7 @@ class Worker(Calls):
         handlers.update(names=self.list_names, checkpoint=self.heap.checkpoint, restore=self.heap.restore)
         while True:
             try:
-                self.channel.wait(lambda: self.channel.inbox)
+                self.channel.wait(lambda: self.channel.inbox, self.heap.chore())
             except BaseException as error:  # noqa: BLE001 - a signal handler of the user's own, between two cells
                 self.output.print("stderr", describe(error)["text"] + "\n", 2)
                 continue

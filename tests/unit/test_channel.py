@@ -188,3 +188,18 @@ def test_handlers_that_user_code_sets_are_guarded(pair: tuple[Any, socket.socket
         assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
     finally:
         signal.signal = original
+
+
+def test_a_chore_is_done_once_when_nothing_comes_and_not_before_what_is_there(pair: tuple[Any, socket.socket]) -> None:
+    channel, host = pair
+    done: list[int] = []
+    host.sendall(wire.encode({"type": "run", "code": "1"}))
+    channel.wait(lambda: channel.inbox, lambda: done.append(1))
+    assert not done
+
+    def chore() -> None:
+        done.append(1)
+        threading.Timer(0.06, lambda: host.sendall(wire.encode({"type": "run", "code": "2"}))).start()
+
+    channel.wait(lambda: len(channel.inbox) == 2, chore)
+    assert done == [1]

@@ -37,6 +37,21 @@ async def copy_of(pid: int) -> int:
     return found[0]
 
 
+def test_what_captures_need_is_imported_while_nothing_comes_and_not_before_there_is_one() -> None:
+    async def script(s: Session) -> None:
+        ready = "import sys; print('_rlm_cloudpickle' in sys.modules)"
+        await asyncio.sleep(0.1)
+        assert await s.run(ready) == "False"
+        await s.cells("x = [1]")
+        while await s.run(ready) == "False":
+            await asyncio.sleep(0.05)
+        await s.cells("y = [x]")
+        await s.restore()
+        assert await s.run("print(y[0] is x)") == "True"
+
+    session(script)
+
+
 def test_a_large_heap_is_captured_beside_the_next_cells() -> None:
     async def script(s: Session) -> None:
         await s.run(LARGE)

@@ -198,6 +198,8 @@ class Keeper:
                 blobs |= dict.fromkeys(large)
         await self._until_recorded(cells)
         recorded = self._log.add(Checkpointed("", cells, change), blobs, hold=self._hold and not large)
+        for digest in capture.blobs:  # made again, and given whole
+            self._missing.pop(digest, None)
         self._added.set()
         self._written += sum(group.size for group in change.groups)
         if large and recorded is not None:
@@ -288,30 +290,45 @@ class Keeper:
         An older one is as good where the cells after it may be run again.
         """
         past = self._log.past
-        last = past.heap, await self._contents(past.heap.image())
-        if self._store is None or not self._rerun or set(past.heap.blobs()) <= set(last[1]):
+        if self._store is not None:
+            await self._log.settled()  # what is on its way there is not missing
+        contents = await self._contents(past.heap.image())
+        last = past.heap, contents
+        if self._store is None or not self._rerun or set(past.heap.blobs()) <= set(contents):
             return last
         checkpoints = [event for event in past.path() if isinstance(event, Checkpointed)]
         for count in reversed(range(len(checkpoints))):
             heap = Heap()
             for event in checkpoints[:count]:
                 heap.apply(event)
-            contents = await self._contents(heap.image())
-            after = past.cells[heap.cells :]
-            if set(heap.blobs()) <= set(contents) and all(map(may_run_again, after)):
-                return heap, contents
+            if all(map(may_run_again, past.cells[heap.cells :])):
+                contents = await self._contents(heap.image(), contents, whole=True)
+                if set(heap.blobs()) <= set(contents):
+                    return heap, contents
         return last
 
-    async def _contents(self, image: HeapImage) -> dict[str, bytes | Path]:
-        """The blobs of an image; those that are missing are left out, and what was in them is lost."""
+    async def _contents(
+        self, image: HeapImage, known: Mapping[str, bytes | Path] | None = None, *, whole: bool = False
+    ) -> dict[str, bytes | Path]:
+        """The blobs of an image; those that are missing are left out, and what was in them is lost.
+
+        known: such as were read already. whole: all or none are wanted, so that the first that is missing ends it.
+        """
+        known = known or {}
         contents: dict[str, bytes | Path] = {}
-        for digest in _digests(image):
-            if self._store is None or digest in self._missing:
-                continue
-            try:
-                contents[digest] = await self._store.blob(digest)
-            except BlobError as error:
-                self._missing[digest] = str(error)
+        wanted = list(_digests(image))
+        if whole and any(digest in self._missing for digest in wanted):
+            return {}
+        for digest in wanted:
+            if digest in known:
+                contents[digest] = known[digest]
+            elif self._store is not None and digest not in self._missing:
+                try:
+                    contents[digest] = await self._store.blob(digest)
+                except BlobError as error:
+                    self._missing[digest] = str(error)
+                    if whole:
+                        break
         return contents
 
     def _found_damaged(self, image: HeapImage, lost: Mapping[str, Lost]) -> Mapping[str, str]:

@@ -332,6 +332,19 @@ def test_a_damaged_value_is_made_again_where_its_cell_may_be_run_again(heap: Pat
         assert sessions.check() == []
 
 
+def test_a_value_that_was_made_again_is_used_by_later_restarts(heap: Path) -> None:
+    damage(heap, blob_of(heap, "large"), "flipped")
+    with RLM(ScriptedModel([]), store=heap, idle=None) as rlm, rlm.session("s") as session:
+        assert session.run("print(len(large))").stdout == "2000000\n"
+        while Sessions(heap).check() != []:  # it is whole again once the next checkpoint is there
+            time.sleep(0.01)
+        assert session.run("import os; os._exit(1)").restarted
+        assert session.run("print(len(large), kept)").stdout == "2000000 ['kept']\n"
+        assert session.restored is not None
+        assert session.restored.rerun <= 1  # the one before, should its checkpoint not have come yet
+        assert session.restored.lost == {}
+
+
 # -- damaged logs ------------------------------------------------------------------------------------------------------
 
 TALKER = """

@@ -73,7 +73,9 @@ class Log:
         task = None
         if self.lease is not None:
             self._held.append(record)
-            self._held_blobs.update(blobs or {})
+            for digest, content in (blobs or {}).items():
+                if content is not None or digest not in self._held_blobs:  # whoever has the content stays who gives it
+                    self._held_blobs[digest] = content
             if not hold:
                 task = self._send()
             elif self._timer is None:

@@ -57,6 +57,24 @@ def test_events_take_effect_at_once_and_are_durable_once_settled() -> None:
     asyncio.run(go())
 
 
+def test_of_events_that_go_together_one_that_has_a_blobs_content_gives_it() -> None:
+    class Keeps(Slow):
+        given: Mapping[str, Content | None] = {}
+
+        async def append(self, records: Sequence[Recorded], blobs: Mapping[str, Content | None] | None = None) -> None:
+            self.given = {**self.given, **(blobs or {})}
+
+    async def go() -> None:
+        lease = Keeps()
+        log = Log(lease)
+        log.add(Rewound(""), {"a": b"content", "b": None}, hold=True)
+        log.add(Rewound(""), {"a": None, "b": b"later", "c": None}, hold=True)
+        await log.settled()
+        assert lease.given == {"a": b"content", "b": b"later", "c": None}
+
+    asyncio.run(go())
+
+
 def test_once_the_store_has_refused_nothing_more_is_recorded() -> None:
     async def go() -> None:
         lease = Slow(refuses=1)

@@ -304,6 +304,7 @@ class Namespace:
                 raise WorkerGone("no worker runs")
             spool = (await self._open_folder()).parent / "spool"
             spool.mkdir(exist_ok=True)
+            await _emptied(spool)  # of what a capture left that nobody took over
             captured = asyncio.ensure_future(kernel.capture(spool, whole=whole))
             await asyncio.sleep(0)  # it is on its way now, before any other cell
         return cells, await captured

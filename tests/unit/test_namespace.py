@@ -722,3 +722,20 @@ def gone(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
     return True
+
+
+def test_a_capture_that_nobody_took_over_takes_no_room_beside_the_next() -> None:
+    async def main() -> None:
+        namespace = Namespace(ProcessTransport)
+        try:
+            files: list[set[Path]] = []
+            for name in ("one", "two"):
+                await namespace.run(f"{name} = '{name}' * 500_000")
+                _, capture = await namespace.capture()
+                files.append({content for content in capture.blobs.values() if isinstance(content, Path)})
+            assert [path.exists() for path in files[0]] == [False]
+            assert [path.exists() for path in files[1] - files[0]] == [True]
+        finally:
+            await namespace.close()
+
+    asyncio.run(main())

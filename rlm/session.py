@@ -709,21 +709,30 @@ class Session(Closing):
         return self._resume_alone(output_type)
 
     async def _resume_alone(self, output_type: Any) -> RLMChatCompletion:
-        async with self._alone("turn"):
-            started, output, turn = time.perf_counter(), _output(output_type), self._past.unfinished
-            if turn is None:
-                raise SessionError(f"session {self.name!r} has no unfinished turn")
-            if self._lacks_input:
-                raise SessionError(
-                    f"turn {turn.number} of session {self.name!r} was cut off before its input had arrived: discard() "
-                    "it, and ask again"
-                )
-            if turn.briefed is not None and (turn.briefed.schema is None) != (output is None):
-                wanted = "has one: give resume(output_type=…)" if output is None else "has none"
-                raise ConfigurationError(f"the answer of turn {turn.number} is of a type where it {wanted}")
-            completion = await self._go_on(turn, output, started)
+        try:
+            async with self._alone("turn"):
+                started, output = time.perf_counter(), _output(output_type)
+                completion = await self._go_on(self._resumable(output), output, started)
+        except Exception:
+            await self._listening.caught_up()
+            raise
         await self._listening.caught_up()
         return completion
+
+    def _resumable(self, output: Output | None) -> PastTurn:
+        """The unfinished turn, where it can go on with an answer of this type."""
+        turn = self._past.unfinished
+        if turn is None:
+            raise SessionError(f"session {self.name!r} has no unfinished turn")
+        if self._lacks_input:
+            raise SessionError(
+                f"turn {turn.number} of session {self.name!r} was cut off before its input had arrived: discard() "
+                "it, and ask again"
+            )
+        if turn.briefed is not None and (turn.briefed.schema is None) != (output is None):
+            wanted = "has one: give resume(output_type=…)" if output is None else "has none"
+            raise ConfigurationError(f"the answer of turn {turn.number} is of a type where it {wanted}")
+        return turn
 
     async def _go_on(
         self, past: PastTurn, output: Output | None, started: float, value: Any = NOTHING

@@ -6,12 +6,15 @@ import asyncio
 import gc
 import logging
 import threading
+import time
 
 import pytest
 
 from rlm import RLM, ScriptedModel
+from rlm.errors import ModelError
 from rlm.listeners import Listening
-from rlm.types import Asked, Event
+from rlm.stores import get_store
+from rlm.types import Asked, Event, Opened, Recorded
 from tests.turns import cell, submission, submit
 
 
@@ -146,3 +149,22 @@ def test_a_listener_may_itself_use_the_session() -> None:
         session = rlm.session()
         assert session.ask("Once?").response == "first"
         assert seen == ["int", "second"]
+
+
+def test_a_turn_that_is_resumed_in_vain_is_heard_to_its_end_before_it_raises() -> None:
+    async def cut_off() -> None:
+        lease = await get_store().lease("s")
+        await lease.append([Recorded(0, 1.0, Opened("", "s")), Recorded(1, 1.0, Asked("t0", "What?"))])
+        await lease.release()
+
+    heard: list[str] = []
+
+    def slow(event: Event) -> None:
+        time.sleep(0.05)
+        heard.append(event.kind)
+
+    asyncio.run(cut_off())
+    with RLM(ScriptedModel([]), listener=slow) as rlm, rlm.session("s") as session:
+        with pytest.raises(ModelError):
+            session.resume()
+        assert heard[-1] == "failed"

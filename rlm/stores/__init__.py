@@ -40,6 +40,13 @@ def get_store(store: str | os.PathLike[str] | Store | None = None) -> Store:
     raise ConfigurationError(f"store={store!r}: give a folder, ':memory:' or a Store")
 
 
+def let_go(store: Store) -> None:
+    """It is about to be closed: from here on its folder is another store."""
+    with _guard:
+        for key in [key for key, opened in _opened.items() if opened is store]:
+            del _opened[key]
+
+
 def _by_path(path: str) -> Store:
     if path == ":memory:":
         from rlm.stores.memory import MemoryStore

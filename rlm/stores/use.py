@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 
 from rlm.ports import Store
-from rlm.stores import get_store
+from rlm.stores import get_store, let_go
 
 _guard = threading.Lock()
 _users: Counter[int] = Counter()
@@ -37,5 +37,8 @@ class Use:
                 return
             _users[id(store)] -= 1
             last = not _users[id(store)]
+            if last:
+                del _users[id(store)]
+                let_go(store)  # else somebody would get it in the moment before it is closed
         if last:
             await store.close()

@@ -43,8 +43,12 @@ def test_what_captures_need_is_imported_while_nothing_comes_and_not_before_there
         await asyncio.sleep(0.1)
         assert await s.run(ready) == "False"
         await s.cells("x = [1]")
-        while await s.run(ready) == "False":
+        found = ""
+        for _ in range(100):
+            if (found := await s.run(ready)) == "True":
+                break
             await asyncio.sleep(0.05)
+        assert found == "True"
         await s.cells("y = [x]")
         await s.restore()
         assert await s.run("print(y[0] is x)") == "True"

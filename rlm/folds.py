@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TypeAlias
 
 from rlm.engine.prompts import Exchange
@@ -95,10 +96,11 @@ class Heap:
         for name in (*change.gone, *change.modules, *change.given, *change.lost):
             self._forget(name)
         for group in change.groups:
-            for name in filter(None, group.names):
-                self._forget(name)
-                self._saved[name] = group
-                self._needed[group.digest, group.size] += 1
+            names = list(filter(None, group.names))
+            self._forget_all(names)
+            self._saved.update(dict.fromkeys(names, group))
+            if names:
+                self._needed[group.digest, group.size] += len(names)
         self.modules.update(change.modules)
         self.given.update(change.given)
         self.lost.update(change.lost)
@@ -109,10 +111,25 @@ class Heap:
             known.pop(name, None)
         group = self._saved.pop(name, None)
         if group is not None:
-            blob = group.digest, group.size
-            self._needed[blob] -= 1
-            if not self._needed[blob]:
-                del self._needed[blob]
+            self._needed_less(group, 1)
+
+    def _forget_all(self, names: Sequence[str]) -> None:
+        """The same for names that are saved anew at once. There may be 100,000, and all else waits."""
+        if len(names) == 1:
+            self._forget(names[0])
+            return
+        for known in (self.modules, self.given, self.lost):
+            for name in known.keys() & set(names) if known else ():
+                known.pop(name)
+        for _, run in groupby(filter(None, map(self._saved.get, names)), id):
+            groups = list(run)
+            self._needed_less(groups[0], len(groups))
+
+    def _needed_less(self, group: Saved, names: int) -> None:
+        blob = group.digest, group.size
+        self._needed[blob] -= names
+        if not self._needed[blob]:
+            del self._needed[blob]
 
     def _apply_files(self, change: HeapChange) -> None:
         for path in (*change.files_gone, *change.files, *change.files_lost):
@@ -124,7 +141,11 @@ class Heap:
     @property
     def types(self) -> Mapping[str, str]:
         """Names and types of the variables, those that could not be saved included; `answer` is not one."""
-        kinds = {name: group.types[group.names.index(name)] for name, group in self._saved.items()}
+        told: dict[int, Mapping[str, str]] = {}
+        for group in self._saved.values():
+            if id(group) not in told:
+                told[id(group)] = dict(zip(group.names, group.types, strict=True))
+        kinds = {name: told[id(group)][name] for name, group in self._saved.items()}
         kinds |= dict.fromkeys(self.modules, "module") | {name: lost.type for name, lost in self.lost.items()}
         return {name: kind for name, kind in kinds.items() if name != "answer"}
 

@@ -113,7 +113,11 @@ def _text(value: object, limit: int = MAX_TEXT) -> str:
 
 
 def _texts(value: object) -> Sequence[str]:
-    return [_text(item) for item in _list(value)]
+    """For 100,000 names, while which everything else waits: no step of ours for each of them, if they are sound."""
+    texts = _list(value)
+    if set(map(type, texts)) <= {str} and max(map(len, texts), default=0) <= MAX_TEXT:
+        return texts
+    return [_text(item) for item in texts]
 
 
 def _table(value: object, item: Callable[[object], T]) -> Mapping[str, T]:

@@ -255,6 +255,10 @@ def test_a_name_is_where_it_was_saved_last() -> None:
     assert heap.blobs() == {"d0": 1, "d1": 1}
     heap.apply(checkpoint(3, saved("d2", "a")))
     assert heap.blobs() == {"d1": 1, "d2": 1}
+    heap.apply(checkpoint(4, saved("d3", "g", "b", "x")))
+    assert (heap.given, heap.blobs()) == ({}, {"d1": 1, "d2": 1, "d3": 1})
+    heap.apply(checkpoint(5, saved("d4", "a", "b", "c", "x")))
+    assert (heap.types.keys(), heap.blobs()) == ({"a", "b", "c", "g", "x"}, {"d3": 1, "d4": 1})
 
 
 def test_files_come_and_go_and_have_blobs_too() -> None:

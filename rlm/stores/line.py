@@ -35,8 +35,13 @@ class Line:
         self._guard = threading.Lock()
         self._places: deque[_Place] = deque()
 
-    def add(self, job: Job[Any, Any], prepare: Callable[[], None] | None = None) -> None:
-        """The job fails with what `prepare` raises, and those behind it go on."""
+    def add(self, job: Job[Any, Any], prepare: Callable[[], None] | None = None, *, quick: bool = False) -> None:
+        """The job fails with what `prepare` raises, and those behind it go on. quick: it takes less time than a thread
+        does to wake, so that it is done here, and raises here.
+        """
+        if prepare is not None and quick:
+            prepare()
+            prepare = None
         place = _Place(job, ready=prepare is None)
         with self._guard:
             if prepare is None and not self._places:

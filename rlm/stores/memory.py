@@ -223,11 +223,7 @@ class MemoryLease:
 
         job = Job(work)
         line = self._aside if new is None else self._line
-        if few(contents):
-            prepare()
-            line.add(job)
-        else:
-            line.add(job, prepare)
+        line.add(job, prepare, quick=few(contents))
         await job.done()
 
     async def hold(self, digests: Sequence[str]) -> None:

@@ -282,11 +282,7 @@ class SQLiteLease:
 
         job = Job(work)
         line = self._aside if new is None else self._line
-        if few(contents):
-            prepare()
-            line.add(job)
-        else:
-            line.add(job, prepare)
+        line.add(job, prepare, quick=few(contents))
         await job.done()
 
     async def place(self, content: Owned) -> tuple[str, Content]:

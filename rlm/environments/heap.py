@@ -54,6 +54,7 @@ class Heap:
         self.known, self.definitions, self.sources = Known(), Definitions(worker.names), Sources()
         self.pending: set[str] = set()
         self.begun, self.all_next = False, True
+        self.wanted = False  # whether there will be captures
         self.imports: set[str] = set()
         self.owned: dict[str, Callable[[], Any]] = {}  # values of the host's that cells may change
         self.pristine: dict[str, str] = {}  # their digests as the host gave them, once they were asked for
@@ -135,8 +136,7 @@ class Heap:
 
     def capture(self, scope: Scope, job: Job) -> None:
         count = len(self.namespace if scope.names is None else scope.names)
-        first = CLOUDPICKLE not in sys.modules and not self.begun  # to import it takes longer than to fork
-        if (threads_live() or count > MANY or first) and self.begin_copy(scope, job):
+        if (threads_live() or count > MANY) and self.begin_copy(scope, job):
             return
         try:
             answer, learnt = Snapshot(scope, BUDGET).run()
@@ -175,9 +175,8 @@ class Heap:
         return True
 
     def chore(self) -> Callable[[], object] | None:
-        """What is best done while nothing comes from the host: to import what captures need, once there are any."""
-        wanted = self.begun or self.copy is not None
-        return self.import_all if wanted and CLOUDPICKLE not in sys.modules else None
+        """What is best done while nothing comes from the host: to import what captures will need."""
+        return self.import_all if self.wanted and CLOUDPICKLE not in sys.modules else None
 
     def import_all(self) -> None:
         import ast  # noqa: F401 - as does `sources`

@@ -137,19 +137,25 @@ class _Cell:
 class Kernel:
     """One worker, started and driven. `dead` says why no more can be asked of it, None while it lives.
 
-    tools: host functions that cells can call by name. cells: the number of the last one, by which tracebacks name it;
+    tools: host functions that cells can call by name. captured: whether its heap will be; then it gets ready for that
+    while it has nothing else to do. cells: the number of the last one, by which tracebacks name it;
     whoever goes on from an earlier worker sets it. start_seconds: how long the worker may take to say its first
     word.
     """
 
     def __init__(
-        self, transport: Transport, tools: Sequence[Tool] = (), *, start_seconds: float = START_SECONDS
+        self,
+        transport: Transport,
+        tools: Sequence[Tool] = (),
+        *,
+        captured: bool = False,
+        start_seconds: float = START_SECONDS,
     ) -> None:
         self.transport = transport
         self.python = ""
         self.dead: str | None = None
         self._at_once = transport.try_send if isinstance(transport, SendsAtOnce) else None
-        self._tools = tools
+        self._tools, self._captured = tools, captured
         self._start_seconds = start_seconds
         self._wire = wire.Wire()
         self._cell: _Cell | None = None
@@ -189,8 +195,9 @@ class Kernel:
             await self.close()
             raise
         self.python = ready["python"][:20]
-        if self._tools:
-            self._send({"type": "setup", "tools": [{"name": t.name, "doc": t.description} for t in self._tools]})
+        if self._tools or self._captured:
+            tools = [{"name": tool.name, "doc": tool.description} for tool in self._tools]
+            self._send({"type": "setup", "tools": tools, "captured": self._captured})
 
     async def close(self) -> None:
         """End the worker. Always succeeds, twice too."""

@@ -189,7 +189,7 @@ class Namespace:
         work = await self._open_folder()
         if self.revive is not None:
             await _emptied(work)  # files belong to the heap: those that are to be there are brought back with it
-        kernel = Kernel(self._connect(work), self._functions)
+        kernel = Kernel(self._connect(work), self._functions, captured=self.place is not None)
         try:
             await kernel.start()
             for tool in self._values:

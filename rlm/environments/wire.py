@@ -5,7 +5,7 @@ be longer than `CHUNK` travels as numbered parts. Everything that comes from a w
 sends raises `ProtocolError`, before any of it reaches a caller.
 
     host to worker                                      worker to host
-    setup   tools                                       ready   python, pid
+    setup   tools, captured                             ready   python, pid
     run     id, code, fresh                             out     id, stream, text
     load    id, names, format, data | path, digest      call    id, cell, name, args, kwargs
     get     id, name                                    done    id, error, answer, names, gone, streams

@@ -117,7 +117,8 @@ class Worker(Calls):
 
     # -- frames ----------------------------------------------------------------------------------------------------
 
-    def setup(self, tools: Sequence[dict[str, Any]]) -> None:
+    def setup(self, tools: Sequence[dict[str, Any]], captured: bool = False) -> None:
+        self.heap.wanted = captured
         for entry in tools:
             function = self.tool(entry["name"])
             function.__doc__ = entry["doc"]

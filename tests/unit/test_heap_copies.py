@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rlm.environments.kernel import WorkerGone
+from rlm.environments.kernel import Kernel, WorkerGone
+from rlm.environments.process import ProcessTransport
 from rlm.errors import ReplError
 from tests.heaps import Session, session
 from tests.sandboxed import program, python_of
@@ -37,23 +38,26 @@ async def copy_of(pid: int) -> int:
     return found[0]
 
 
-def test_what_captures_need_is_imported_while_nothing_comes_and_not_before_there_is_one() -> None:
-    async def script(s: Session) -> None:
-        ready = "import sys; print('_rlm_cloudpickle' in sys.modules)"
-        await asyncio.sleep(0.1)
-        assert await s.run(ready) == "False"
-        await s.cells("x = [1]")
-        found = ""
-        for _ in range(100):
-            if (found := await s.run(ready)) == "True":
-                break
-            await asyncio.sleep(0.05)
-        assert found == "True"
-        await s.cells("y = [x]")
-        await s.restore()
-        assert await s.run("print(y[0] is x)") == "True"
+@pytest.mark.parametrize("captured", [True, False])
+def test_a_worker_that_will_be_captured_imports_what_that_needs_while_nothing_comes(
+    captured: bool, tmp_path: Path
+) -> None:
+    async def ready(kernel: Kernel) -> bool:
+        return (await kernel.run("import sys; print('_rlm_cloudpickle' in sys.modules)")).stdout == "True\n"
 
-    session(script)
+    async def script() -> None:
+        kernel = Kernel(ProcessTransport(tmp_path), captured=captured)
+        await kernel.start()
+        try:
+            for _ in range(100 if captured else 3):
+                await asyncio.sleep(0.05)
+                if await ready(kernel):
+                    break
+            assert await ready(kernel) == captured
+        finally:
+            await kernel.close()
+
+    asyncio.run(script())
 
 
 def test_a_large_heap_is_captured_beside_the_next_cells() -> None:

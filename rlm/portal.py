@@ -166,6 +166,16 @@ async def in_thread(work: Callable[[], T]) -> T:
     return await done
 
 
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """What must not be left half done: whoever is cancelled while waiting for it waits on, and is cancelled then."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(asyncio.shield(task), return_exceptions=True)
+        raise
+
+
 _lock = threading.Lock()
 _portal: Portal | None = None
 

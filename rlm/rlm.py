@@ -27,7 +27,8 @@ from rlm.listeners import Listening
 from rlm.models import get_model
 from rlm.portal import Closing, aiterate, blocking, hopping, iterate, portal
 from rlm.ports import Lease, Model, Store, SupportsClose
-from rlm.session import Session, Stored, check_session_name, require_namespace
+from rlm.session import Session
+from rlm.session.terms import Stored, check_session_name, require_namespace
 from rlm.stores.use import Use
 from rlm.tools import parse_tools
 from rlm.types import Event, Limits, Listener, Opened, Recorded, RLMChatCompletion, Tool

@@ -60,9 +60,10 @@ def ran(session: Session, code: str) -> str:
 
 def settle(session: Session) -> None:
     """Wait until the heap is safe. There is no public way to wait for that alone, as nobody but a measurement does."""
-    assert session._keeper is not None
-    portal().run(session._keeper.settled(LONG))
-    if not session._keeper.is_safe:
+    keeper = session._living.keeper
+    assert keeper is not None
+    portal().run(keeper.settled(LONG))
+    if not keeper.is_safe:
         raise RuntimeError("the checkpoint was not taken")
 
 

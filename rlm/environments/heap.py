@@ -268,7 +268,7 @@ class Heap:
 
     def restore(self, id: int, image: dict[str, Any], contents: dict[str, Any], seconds: float) -> None:
         worker, namespace = self.worker, self.namespace
-        restore = Restore(image, contents, namespace, worker.given)
+        restore = Restore(image, contents, namespace, worker.given, worker.handed)
         for name in set(namespace) - MODULE_NAMES - set(worker.given) - {"answer"}:
             del namespace[name]
         restore.run(self.folder, self.cloudpickle, seconds)

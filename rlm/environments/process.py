@@ -50,43 +50,24 @@ def worker_environment(folder: Path, extra: Mapping[str, str] | None = None) -> 
     return {**kept, **own, **(extra or {})}
 
 
-class ProcessTransport:
-    """Starts `python` with the worker, in `folder`."""
+class SocketTransport:
+    """What transports over a socket pair on this machine have in common. Subclasses open it, and end the worker."""
 
-    def __init__(self, folder: Path, *, python: str = sys.executable, env: Mapping[str, str] | None = None) -> None:
-        self._folder = folder
-        self._python = python
-        self._env = worker_environment(folder, env)
+    def __init__(self) -> None:
         self._socket: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._said: IO[bytes] | None = None
         self._end = ""
         self._closing: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._receive: Callable[[bytes], None] | None = None
 
-    async def open(self) -> None:
+    def _pair(self) -> socket.socket:
+        """Keep one end of a new pair; the other one is the worker's."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
         self._socket = ours
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        try:
-            self._process = subprocess.Popen(  # noqa: ASYNC220 - it returns once the child runs, in milliseconds
-                [self._python, "-c", RUN, str(WORKER_FOLDER)],
-                stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
-                stderr=self._said,
-                cwd=self._folder,
-                env=self._env,
-                start_new_session=True,
-            )
-        except OSError as error:
-            await self.close()
-            raise SandboxError(f"{self._python} cannot be started: {error}") from error
-        finally:
-            theirs.close()
+        return theirs
 
     def try_send(self, data: bytes) -> int:
         if self._socket is None:
@@ -139,17 +120,60 @@ class ProcessTransport:
         except OSError:
             return b""
 
+    async def close(self) -> None:
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)  # whoever is cancelled here leaves nothing half closed
+
+    async def _close(self) -> None:
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._socket is not None:
+            self._stop_reading()
+            closing, self._socket = self._socket, None
+            closing.close()
+
+    def ended(self) -> str:
+        return self._end
+
+
+class ProcessTransport(SocketTransport):
+    """Starts `python` with the worker, in `folder`."""
+
+    def __init__(self, folder: Path, *, python: str = sys.executable, env: Mapping[str, str] | None = None) -> None:
+        super().__init__()
+        self._folder = folder
+        self._python = python
+        self._env = worker_environment(folder, env)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._said: IO[bytes] | None = None
+
+    async def open(self) -> None:
+        theirs = self._pair()
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        try:
+            self._process = subprocess.Popen(  # noqa: ASYNC220 - it returns once the child runs, in milliseconds
+                [self._python, "-c", RUN, str(WORKER_FOLDER)],
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=self._said,
+                cwd=self._folder,
+                env=self._env,
+                start_new_session=True,
+            )
+        except OSError as error:
+            await self.close()
+            raise SandboxError(f"{self._python} cannot be started: {error}") from error
+        finally:
+            theirs.close()
+
     def interrupt(self) -> None:
         """Interrupt the running cell and the programs that it started."""
         self._signal(signal.SIGINT)
 
     async def put_file(self, path: Path) -> str:
         return str(path)
-
-    async def close(self) -> None:
-        if self._closing is None:
-            self._closing = asyncio.ensure_future(self._close())
-        await asyncio.shield(self._closing)  # whoever is cancelled here leaves nothing half closed
 
     async def _close(self) -> None:
         self._signal(signal.SIGKILL)
@@ -159,11 +183,8 @@ class ProcessTransport:
                 if process.poll() is not None:
                     break
                 await asyncio.sleep(pause)
-            self._end = self._how(process.returncode)
-        if self._socket is not None:
-            self._stop_reading()
-            closing, self._socket = self._socket, None
-            closing.close()
+            self._end = how_it_ended(process.returncode, self._words())
+        self._hang_up()
         if self._said is not None:
             self._said.close()
             self._said = None
@@ -175,22 +196,23 @@ class ProcessTransport:
         if self._socket is not None:
             self._socket.close()
 
-    def ended(self) -> str:
-        return self._end
-
     def _signal(self, number: int) -> None:
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
 
-    def _how(self, status: int | None) -> str:
-        said = ""
-        if self._said is not None:
-            self._said.seek(0)
-            said = self._said.read(2_000).decode("utf-8", "replace").strip()
-        if status is not None and status < 0:
-            names = {known.value: known.name for known in signal.Signals}
-            how = f"killed by {names.get(-status, f'signal {-status}')}"
-        else:
-            how = f"exited with status {status}"
-        return f"{how}: {said}" if said else how
+    def _words(self) -> str:
+        if self._said is None:
+            return ""
+        self._said.seek(0)
+        return self._said.read(2_000).decode("utf-8", "replace").strip()
+
+
+def how_it_ended(status: int | None, said: str = "") -> str:
+    """A worker's end in words. status: as `subprocess` tells it."""
+    if status is not None and status < 0:
+        names = {known.value: known.name for known in signal.Signals}
+        how = f"killed by {names.get(-status, f'signal {-status}')}"
+    else:
+        how = f"exited with status {status}"
+    return f"{how}: {said}" if said else how

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Connect = Callable[[Path], Transport]
-"""Makes the transport to a new worker, whose files live in the given folder."""
+Connect = Callable[[Path], Transport | Awaitable[Transport]]
+"""Makes the transport to a new worker, whose files live in the given folder where it has none of its own."""
 
 Revive = Callable[[Kernel], Awaitable[str]]
 """Brings a heap back into a new worker, which has its inputs already; returns what is to be said of it.
@@ -68,10 +68,10 @@ class Namespace:
         *,
         tools: Sequence[Tool] = (),
         cell_timeout: float | None = None,
-        isolation: str = "none",
+        isolation: str | Callable[[], str] = "none",
         setup_code: str | None = None,
     ) -> None:
-        self.isolation = isolation
+        self._isolation = isolation
         self.contexts = 0
         self.histories = 0
         self.cells = 0
@@ -91,6 +91,11 @@ class Namespace:
         self._ended = self._revived = ""
         self._closed = False
         self._process = os.getpid()
+
+    @property
+    def isolation(self) -> str:
+        """The level of isolation in force. Where it has not been tried out yet, that is done now, and blocks."""
+        return self._isolation if isinstance(self._isolation, str) else self._isolation()
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -189,7 +194,9 @@ class Namespace:
         work = await self._open_folder()
         if self.revive is not None:
             await _emptied(work)  # files belong to the heap: those that are to be there are brought back with it
-        kernel = Kernel(self._connect(work), self._functions, captured=self.place is not None)
+        transport = self._connect(work)
+        transport = await transport if isinstance(transport, Awaitable) else transport
+        kernel = Kernel(transport, self._functions, captured=self.place is not None)
         try:
             await kernel.start()
             for tool in self._values:
@@ -508,7 +515,7 @@ class REPL(BaseEnv):
         setup_code: str | None = None,
         tools: Sequence[Tool] = (),
         cell_timeout: float | None = None,
-        isolation: str = "none",
+        isolation: str | Callable[[], str] = "none",
     ) -> None:
         super().__init__(persistent)
         if cell_timeout is not None and not cell_timeout > 0:

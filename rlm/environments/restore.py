@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from handed import Handed
+
 MISSING = "its blob is missing"
 
 
@@ -74,9 +76,15 @@ class Restore:
     """Made and `run` once. given: the host's values in the namespace by name."""
 
     def __init__(
-        self, image: dict[str, Any], contents: dict[str, Any], namespace: dict[str, Any], given: dict[str, Any]
+        self,
+        image: dict[str, Any],
+        contents: dict[str, Any],
+        namespace: dict[str, Any],
+        given: dict[str, Any],
+        handed: Handed,
     ) -> None:
         self.image, self.contents, self.namespace, self.given = image, contents, namespace, given
+        self.handed = handed
         self.groups = [Group(saved) for saved in image["groups"]]
         self.of_name = {name: group for group in self.groups for name in group.names if name}
         self.loading: list[Group] = []
@@ -176,7 +184,7 @@ class Restore:
             raise Unusable(MISSING)
         try:
             if "path" in content:
-                with open(content["path"], "rb") as file:
+                with open(self.handed.open(content["path"]), "rb") as file:
                     data: Any = b""
                     if os.fstat(file.fileno()).st_size:
                         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -27,6 +27,7 @@ import codec  # these stand beside this file, wherever it runs
 from calls import QUERIES, Calls
 from capture import Output, describe, printable
 from channel import Channel
+from handed import Handed
 from heap import Heap
 from names import Names
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from capture import Take
 
 AWAIT, COROUTINE = 0x2000, 0x80  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, inspect.CO_COROUTINE, without those imports
-FILES: tuple[str, ...] = ("worker", "calls", "channel", "capture", "codec", "names")
+FILES: tuple[str, ...] = ("worker", "calls", "channel", "handed", "capture", "codec", "names")
 FILES += ("heap", "suspects", "known", "snapshot", "graph", "edges", "definitions", "sources")
 FILES += ("pickles", "makers", "arrays", "blobs", "forks", "folder", "restore", "limits")
 IN_LOOP = frozenset(("create_task", "ensure_future", "get_running_loop"))  # fail at once where no event loop runs
@@ -59,8 +60,10 @@ class Worker(Calls):
         listen: bool = False,
         gone: Callable[[], None] | None = None,
         cloudpickle: str | None = None,
+        files: int | None = None,
     ) -> None:
         super().__init__(Channel(source, sink, listen))
+        self.handed = Handed(files)
         self.send, self.masked, self.gone = self.channel.send, self.channel.masked, gone
         self.output, self.struck = Output(pipes, self.report), 0.0
         self.on_interrupt = self.masked.guard(self.interrupt)
@@ -136,13 +139,14 @@ class Worker(Calls):
         digest: str | None = None,
     ) -> None:
         try:
-            value = read_value(format, data, path, digest)
+            laid = Laid(format, data, None if path is None else self.handed.open(path), digest)
+            value = laid.read()
         except Exception as error:  # noqa: BLE001 - whatever building the user's own value raises is the host's to tell
             self.send(type="value", id=id, error=printable(f"{type(error).__name__}: {error}"))
             return
         self.given.update(dict.fromkeys(names, value))
         self.names.update(dict.fromkeys(names, value))
-        self.heap.gave(names, value, lambda: read_value(format, data, path, digest))
+        self.heap.gave(names, value, laid.read)
         self.send(type="value", id=id, value=None)
 
     def get(self, id: int, name: str) -> None:
@@ -261,34 +265,44 @@ class Worker(Calls):
         self.channel.close()
 
 
-def read_value(format: str, data: str | None, path: str | None, digest: str | None = None) -> Any:
-    """A value that the host laid into a frame or a file. A file is mapped, so that it is in memory once, decoded.
+class Laid:
+    """A value that the host laid into a frame or a file, which stays open for as long as the value may be made again.
 
-    Raises `ValueError` where the bytes have not the SHA-256 digest that the host named.
+    A file is mapped, so that it is in memory once, decoded.
     """
-    if path is None:
-        raw: Any = b64decode(data or "")
-    else:
-        with open(path, "rb") as file:
-            raw = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if os.path.getsize(path) else b""
-    if digest is not None:
-        import hashlib
 
-        if hashlib.sha256(raw).hexdigest() != digest:
-            raise ValueError(f"damaged: the bytes have another digest than {digest}")
-    if format == "text":
-        return str(raw, "utf-8", "surrogatepass")
-    if format == "bytes":
-        return bytes(raw)
-    import pickle  # many a worker never needs it
+    def __init__(self, format: str, data: str | None, file: int | None, digest: str | None) -> None:
+        self.format, self.data, self.file, self.digest = format, data, file, digest
 
-    return pickle.loads(raw) if path is None else pickle.load(raw)
+    def read(self) -> Any:
+        """Make the value. Raises `ValueError` where the bytes have not the SHA-256 digest that the host named."""
+        raw: Any = b""
+        if self.file is None:
+            raw = b64decode(self.data or "")
+        elif os.fstat(self.file).st_size:
+            raw = mmap.mmap(self.file, 0, access=mmap.ACCESS_READ)
+        if self.digest is not None:
+            import hashlib
+
+            if hashlib.sha256(raw).hexdigest() != self.digest:
+                raise ValueError(f"damaged: the bytes have another digest than {self.digest}")
+        if self.format == "text":
+            return str(raw, "utf-8", "surrogatepass")
+        if self.format == "bytes":
+            return bytes(raw)
+        import pickle  # many a worker never needs it
+
+        return pickle.loads(raw) if self.file is None or not raw else pickle.load(raw)
+
+    def __del__(self) -> None:
+        if self.file is not None:
+            os.close(self.file)
 
 
-def main(listen: bool = False, cloudpickle: str | None = None) -> None:
+def main(listen: bool = False, cloudpickle: str | None = None, files: int | None = None) -> None:
     """Take over this process: keep standard input and output for the channel, give cells pipes in their place.
 
-    cloudpickle: the file of that module, which is loaded when it is first needed.
+    cloudpickle: the file of that module, which is loaded when it is first needed. files: where files are handed over.
     """
     source, sink = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
@@ -299,7 +313,7 @@ def main(listen: bool = False, cloudpickle: str | None = None) -> None:
         os.dup2(writing, number)
         os.close(writing)
         pipes.append(reading)
-    worker = Worker(source, sink, pipes, listen, end, cloudpickle)
+    worker = Worker(source, sink, pipes, listen, end, cloudpickle, files)
     sys.modules["__main__"] = worker.module
     for module in FILES:  # these names belong to the user's own modules
         sys.modules["_rlm_" + module] = found = sys.modules.pop(module)

@@ -1,0 +1,259 @@
+"""How the sessions of one environment are set up, and at which level of isolation: chosen by trying, never by guessing."""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import json
+import os
+import platform
+import stat
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlm.environments.process import CLOUDPICKLE, WORKER_FOLDER, ProcessTransport, worker_environment
+from rlm.environments.sandbox import plan, syscalls
+from rlm.environments.sandbox.filter import program
+from rlm.environments.sandbox.transport import SandboxTransport, Session
+from rlm.environments.sandbox.zygotes import Zygote, zygote
+from rlm.errors import ConfigurationError, SandboxError
+from rlm.portal import in_thread
+from rlm.ports import Transport
+
+LEVELS = ("namespace", "landlock", "none")
+WORK = Path("/tmp/work")  # as in root.py
+OLDEST_LANDLOCK = 3  # the version from which on it mediates the truncation of files (Linux 6.2)
+SCOPED_LANDLOCK = 6  # the version from which on it mediates signals and abstract Unix sockets (Linux 6.12)
+SPARE = 2  # sessions that stand ready before anybody asks for them
+MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one session may use. memory: bytes of all its processes together (None: half of the machine's); disk: bytes
+    of its files; files: how many; file_size: bytes of one; processes, threads included; open_files of one process.
+    """
+
+    memory: int | None = None
+    disk: int = 1024 * MEBIBYTE
+    files: int = 100_000
+    file_size: int = 8 * 1024 * MEBIBYTE
+    processes: int = 256
+    open_files: int = 1024
+
+    def __post_init__(self) -> None:
+        for name, least in (("memory", 64 * MEBIBYTE), ("disk", MEBIBYTE), ("files", 16), ("file_size", MEBIBYTE)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigurationError(f"{name}={value!r}: give at least {least:,}")
+        for name, least in (("processes", 8), ("open_files", 32)):
+            if getattr(self, name) < least:
+                raise ConfigurationError(f"{name}={getattr(self, name)!r}: give at least {least}")
+
+    @property
+    def bytes_of_memory(self) -> int:
+        return self.memory or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+DEFAULTS = Resources()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """As `LocalREPL` takes them. extra_paths: path -> "ro" or "rw"."""
+
+    isolation: str = "auto"
+    python: str = sys.executable
+    packages: bool | Sequence[str] = True
+    extra_paths: Mapping[str, str] = field(default_factory=dict)
+    network: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)
+    resources: Resources = field(default_factory=Resources)
+
+    def __post_init__(self) -> None:
+        if self.isolation not in ("auto", *LEVELS):
+            raise ConfigurationError(f"isolation={self.isolation!r}: choose auto, {', '.join(LEVELS)}")
+        for path, how in self.extra_paths.items():
+            if how not in ("ro", "rw") or not os.path.isabs(path):
+                raise ConfigurationError(f"extra_paths: {path!r}: {how!r}: give absolute paths, and 'ro' or 'rw'")
+
+
+class Sandbox:
+    """Makes workers for `settings`. Nothing is tried before the first one, or before somebody asks for the level."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._level: str | None = None
+        self._zygote: Zygote | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def level(self) -> str:
+        """The level in force. Blocks while it is tried out. Raises `SandboxError` where there is none."""
+        with self._lock:
+            if self._level is None:
+                self._level = self._choose()
+            return self._level
+
+    async def connect(self, folder: Path) -> Transport:
+        """The transport to a new worker. Raises `SandboxError`."""
+        level = self._level or await in_thread(lambda: self.level)
+        settings = self.settings
+        if level == "none":
+            return ProcessTransport(folder, python=settings.python, env=settings.env)
+        for attempt in (0, 1):
+            running = self._running or await in_thread(self._start)
+            try:
+                session = Session(running, folder if level == "landlock" else None)
+            except OSError as error:
+                if attempt:
+                    raise SandboxError(f"no session can be started: {error}") from error
+                continue
+            running.sessions += 1
+            return SandboxTransport(session, running.release, self._told_limit)
+        raise AssertionError("the last attempt returns or raises")
+
+    @property
+    def _running(self) -> Zygote | None:
+        running = self._zygote
+        return running if running is not None and running.is_alive else None
+
+    @property
+    def _told_limit(self) -> str:
+        return f" of {self.settings.resources.bytes_of_memory // MEBIBYTE:,} MiB"
+
+    def _start(self) -> Zygote:
+        with self._lock:
+            assert self._level is not None
+            self._zygote = zygote(self.settings.python, config(self.settings, self._level))
+            return self._zygote
+
+    def _choose(self) -> str:
+        wanted = self.settings.isolation
+        if wanted == "none":
+            return "none"
+        reasons = []
+        for level in ("namespace", "landlock") if wanted == "auto" else (wanted,):
+            reason = unsupported(level) or self._try(level)
+            if reason is None:
+                return level
+            reasons.append(f"{level}: {reason}")
+        raise SandboxError(
+            "this machine cannot keep code away from itself "
+            f"({'; '.join(reasons)}). Run it in a container, or say isolation='none' to let cells do what you can do"
+        )
+
+    def _try(self, level: str) -> str | None:
+        """Why this level cannot be had here; None where a session was set up at it."""
+        try:
+            running = zygote(self.settings.python, config(self.settings, level))
+            refused = probe(running, level)
+        except SandboxError as error:
+            return str(error)
+        if refused is None:
+            self._zygote = running
+        return refused
+
+
+def unsupported(level: str) -> str | None:
+    """Why a level cannot be had on this kind of machine, whatever is tried."""
+    if sys.platform != "linux":
+        return "it needs Linux"
+    if platform.machine() != "x86_64" or sys.maxsize < 1 << 32:
+        return f"there is a list of system calls for x86_64 only, and this is {platform.machine()}"
+    if level == "landlock" and (abi := landlock_abi()) < OLDEST_LANDLOCK:
+        return f"Landlock has version {abi} here, and needs {OLDEST_LANDLOCK} (Linux 6.2)" if abi else "no Landlock here"
+    return None
+
+
+def landlock_abi() -> int:
+    """The version of Landlock that this kernel has; 0 where it has none, or where it is switched off."""
+    try:
+        return max(0, int(ctypes.CDLL(None).syscall(444, None, 0, 1)))
+    except (OSError, AttributeError):
+        return 0
+
+
+def probe(running: Zygote, level: str) -> str | None:
+    """Set a session up and end it; None if that worked, else what did not."""
+    with tempfile.TemporaryDirectory(prefix="rlm-probe-") as folder:
+        session = Session(running, Path(folder) if level == "landlock" else None)
+        try:
+            session.channel.settimeout(30)
+            said = session.channel.recv(1 << 16)
+            if said:
+                return None
+            session.control.settimeout(5)
+            while message := session.control.recv(1 << 14):
+                if failed := json.loads(message).get("failed"):
+                    return str(failed)
+            return "its worker ended at once"
+        except (OSError, ValueError) as error:
+            return f"its worker did not start: {error}"
+        finally:
+            session.close()
+
+
+def config(settings: Settings, level: str) -> Mapping[str, Any]:
+    """What a zygote is told: see `zygote.py`."""
+    resources = settings.resources
+    python = plan.interpreter(settings.python)
+    planned = plan.plan(python, settings.packages, settings.extra_paths, settings.network)
+    own_user = os.geteuid() == 0 and (level == "namespace" or readable_for_all(planned.readable))
+    abi = landlock_abi()
+    kill = level == "namespace" or own_user or abi >= SCOPED_LANDLOCK
+    return {
+        "level": level,
+        "mounts": planned.mounts,
+        "links": planned.links,
+        "files": planned.files,
+        "path": planned.path,
+        "packages": settings.packages is not False,
+        "readable": [*planned.readable, "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"],
+        "writable": [*planned.writable, "/dev/null"],
+        "network": settings.network,
+        "own_user": own_user,
+        "abi": abi,
+        "filter": base64.b64encode(
+            program(
+                syscalls.allowed(level, kill=kill), syscalls.rules(level, network=settings.network, kill=kill)
+            )
+        ).decode(),
+        "worker": str(WORKER_FOLDER),
+        "cloudpickle": str(CLOUDPICKLE),
+        "environment": environment(settings, python.executable),
+        "limits": {
+            "data": resources.bytes_of_memory,
+            "memory": resources.bytes_of_memory,
+            "nproc": resources.processes,
+            "nofile": resources.open_files,
+            "fsize": resources.file_size,
+            "disk": resources.disk,
+            "files": resources.files,
+        },
+    }
+
+
+def environment(settings: Settings, python: str) -> dict[str, str]:
+    own = worker_environment(WORK, settings.env)
+    own["TMPDIR"] = settings.env.get("TMPDIR", "/tmp")
+    own["PATH"] = settings.env.get("PATH", f"{Path(python).parent}:/usr/local/bin:/usr/bin:/bin")
+    return own
+
+
+def readable_for_all(paths: Sequence[str]) -> bool:
+    """Whether a user who owns nothing can read these paths; not so below a folder that only its owner may enter."""
+    for path in paths:
+        for place in (Path(path), *Path(path).parents):
+            try:
+                mode = place.stat().st_mode
+            except OSError:
+                continue
+            if not mode & (stat.S_IXOTH if stat.S_ISDIR(mode) else stat.S_IROTH):
+                return False
+    return True

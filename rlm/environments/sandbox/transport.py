@@ -1,0 +1,173 @@
+"""A worker in a sandbox on this machine: a session forked from a zygote, reached over three sockets.
+
+The channel carries frames, as everywhere; a second one files, as descriptors; the third one belongs to the guard, the
+session's first process, which takes interrupts, says how the worker ended, and ends everything once it is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rlm.environments.process import SocketTransport, how_it_ended
+from rlm.environments.sandbox.zygotes import Zygote
+
+LAST_WORDS = 1.0  # seconds in which a guard has told how its worker ended
+END = 5.0  # seconds in which the kernel has ended a session; a large memory takes its time to be given back
+INTERRUPT = b"i"
+
+
+class Session:
+    """The host's ends of the sockets of one session, which may stand ready before anybody needs it."""
+
+    def __init__(self, zygote: Zygote, folder: Path | None) -> None:
+        channel, files, control = (
+            socket.socketpair(socket.AF_UNIX, kind)
+            for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_SEQPACKET)
+        )
+        self.channel, self.files, self.control = channel[0], files[0], control[0]
+        theirs = [channel[1], files[1], control[1]]
+        try:
+            zygote.spawn({"folder": folder and str(folder)}, [end.fileno() for end in theirs])
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            for end in theirs:
+                end.close()
+        for own in (self.channel, self.files, self.control):
+            own.setblocking(False)
+
+    def close(self) -> None:
+        for end in (self.channel, self.files, self.control):
+            end.close()
+
+
+class SandboxTransport(SocketTransport):
+    """session: forked by `zygote`, which is told when it is over."""
+
+    def __init__(self, session: Session, over: Callable[[], None], limits: str = "") -> None:
+        super().__init__()
+        self._session, self._over, self._limits = session, over, limits
+        self._numbers = itertools.count()
+        self._guard: int | None = None  # a descriptor of its process
+
+    async def open(self) -> None:
+        self._socket = self._session.channel
+
+    def interrupt(self) -> None:
+        """Interrupt the running cell and the programs that it started."""
+        with contextlib.suppress(OSError):
+            self._session.control.send(INTERRUPT)
+
+    async def put_file(self, path: Path) -> str:
+        """Hand over a descriptor of the file, which is read-only; the worker gets its bytes without a copy."""
+        return await self.hand_over(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+
+    async def hand_over(self, descriptor: int) -> str:
+        name = f"fd:{next(self._numbers)}"
+        try:
+            while True:
+                try:
+                    socket.send_fds(self._session.files, [name.encode()], [descriptor])
+                    return name
+                except BlockingIOError:
+                    await asyncio.sleep(0.001)
+        except OSError as error:
+            raise ConnectionError(str(error)) from error
+        finally:
+            os.close(descriptor)
+
+    async def _close(self) -> None:
+        try:
+            told = await self._last_words()
+            self._end = self._how(told)
+        finally:
+            self._hang_up()
+            self._session.close()
+            self._over()
+            if self._guard is not None:
+                await _until_dead(self._guard)
+
+    async def _last_words(self) -> dict[str, Any]:
+        """What the guard says of the worker's end. A worker that lives is ended."""
+        control, loop = self._session.control, asyncio.get_running_loop()
+        told: dict[str, Any] = {}
+        with contextlib.suppress(OSError):
+            if not self._channel_is_closed():
+                control.shutdown(socket.SHUT_WR)  # as if the host were gone
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(LAST_WORDS):
+                while True:
+                    if not _readable(control):
+                        await _wait_readable(loop, control)
+                    message, descriptors, _, _ = socket.recv_fds(control, 1 << 14, 1)
+                    if descriptors:
+                        self._guard = descriptors[0]
+                    if not message:
+                        break
+                    told.update(_message(message))
+        return told
+
+    def _channel_is_closed(self) -> bool:
+        try:
+            return self._session.channel.recv(1, socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def _how(self, told: dict[str, Any]) -> str:
+        if failed := told.get("failed"):
+            return f"its sandbox could not be set up: {str(failed)[:500]}"
+        if told.get("over") == "memory":
+            return f"killed, because its processes held more memory than the limit{self._limits}"
+        status = told.get("status")
+        return how_it_ended(status) if isinstance(status, int) else "killed with its sandbox"
+
+    def disown(self) -> None:
+        """In a forked child: close this process's copies, which would keep the session alive when the parent dies."""
+        self._session.close()
+
+
+def _message(data: bytes) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        said = json.loads(data)
+        if isinstance(said, dict):
+            return said
+    return {}
+
+
+def _readable(control: socket.socket) -> bool:
+    try:
+        control.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    return True
+
+
+async def _wait_readable(loop: asyncio.AbstractEventLoop, readable: socket.socket | int) -> None:
+    arrived = loop.create_future()
+    loop.add_reader(readable, lambda: arrived.done() or arrived.set_result(None))
+    try:
+        await arrived
+    finally:
+        loop.remove_reader(readable)
+
+
+async def _until_dead(process: int) -> None:
+    """Until the first process of a session, and with it every other one, has ended."""
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END):
+                await _wait_readable(asyncio.get_running_loop(), process)
+    finally:
+        os.close(process)
+

@@ -1,0 +1,291 @@
+"""The process that sessions are forked from: Python and the worker's modules loaded once, in namespaces of its own.
+
+Started with a control socket on standard input; its first message says what to build. Afterwards each message brings
+the sockets of one new session. It runs no code of a user's, holds nothing of the host's, and ends with the host.
+Standard library only, Python 3.9 and newer: this file runs in sandboxes, and is never imported by the host.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+from base64 import b64decode
+
+import guard
+import linux
+import root
+
+TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+# What sessions use most: loaded here it costs them neither time nor memory.
+MODULES = (
+    "ast re json math random collections itertools functools datetime statistics string textwrap io time typing "
+    "dataclasses hashlib base64 csv copy operator heapq bisect decimal fractions subprocess threading asyncio "
+    "concurrent.futures tempfile pathlib traceback urllib.parse difflib unicodedata struct enum contextlib pickle "
+    "importlib.util inspect warnings platform"
+)
+MESSAGE = 1 << 20  # bytes; the list of what is mounted is the longest of them
+INSIDE = 1000  # the user and group that a session is to itself
+LEADER = 0  # the user of the zygote in its own namespace
+
+
+def main() -> NoReturn:
+    control = socket.socket(fileno=os.dup(0))
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1):
+        os.dup2(null, number)
+    os.close(null)
+    try:
+        config = json.loads(receive(control)[0])
+        worker = load(config)
+        if config["level"] == "namespace":
+            enter(control, config)
+        find_packages(config)
+        Zygote(control, config, worker).serve()
+    except BaseException as error:  # noqa: BLE001 - the host is told, whatever it is
+        guard.tell(control, failed=f"{type(error).__name__}: {error}"[:2000])
+        os._exit(1)
+
+
+def receive(control: socket.socket) -> tuple[bytes, list[int]]:
+    data, descriptors, _, _ = socket.recv_fds(control, MESSAGE, 4)
+    return data, list(descriptors)
+
+
+def enter(control: socket.socket, config: dict[str, Any]) -> None:
+    """Go on in namespaces of one's own, as a child that is the first process in its own; the parent only waits."""
+    user, group = os.getuid(), os.getgid()
+    users = None
+    if user == 0:
+        users = borrowed_users(config["uid"])
+        linux.unshare(linux.NEW_PID)
+    else:
+        linux.unshare(linux.NEW_PID | linux.NEW_USER)
+        map_users("self", user, group)
+    asking, answering = socket.socketpair()
+    pid = os.fork()
+    if pid:
+        asking.close()
+        control.close()
+        if user == 0 and answering.recv(1):
+            map_users(str(pid), config["uid"], config["uid"])
+            answering.send(b"!")
+        os.waitpid(pid, 0)
+        os._exit(0)
+    answering.close()
+    os.setsid()
+    spaces = linux.NEW_MOUNTS | linux.NEW_IPC | linux.NEW_HOST | linux.NEW_CGROUP
+    linux.unshare(spaces | (0 if config["network"] else linux.NEW_NET))
+    root.build(config, users)  # with the rights of root, where the host has them, which are then given up
+    linux.checked(linux.libc.sethostname(b"rlm", 3), "sethostname")
+    if users is not None:
+        os.close(users)
+        linux.unshare(linux.NEW_USER)
+        asking.send(b"?")
+        if not asking.recv(1):
+            raise OSError("the users of the sandbox could not be mapped")
+        os.setgroups([])
+        os.setresgid(LEADER, LEADER, LEADER)
+        os.setresuid(LEADER, LEADER, LEADER)
+        linux.prctl(linux.DUMPABLE, 1)  # a change of user took it away, and with it the right to map sessions' users
+    asking.close()
+
+
+def borrowed_users(uid: int) -> int:
+    """A user namespace in which root's files belong to the user that sessions have outside."""
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            linux.unshare(linux.NEW_USER)
+            theirs.send(b"?")
+            ours.close()
+            theirs.recv(1)
+        finally:
+            os._exit(0)
+    theirs.close()
+    try:
+        if not ours.recv(1):
+            raise OSError("no user namespace can be made")
+        map_users(str(pid), uid, uid)
+        return os.open("/proc/" + str(pid) + "/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        ours.close()
+        os.waitpid(pid, 0)
+
+
+def map_users(pid: str, user: int, group: int, inside: int = LEADER) -> None:
+    """Let one user and group stand for themselves in the namespace of a process, where there are no others."""
+    if pid == "self":
+        linux.write("/proc/self/setgroups", "deny")
+    linux.write("/proc/" + pid + "/uid_map", f"{inside} {user} 1")
+    linux.write("/proc/" + pid + "/gid_map", f"{inside} {group} 1")
+
+
+def load(config: dict[str, Any]) -> Any:
+    """The worker's modules, and what sessions use most. Before any of the machine's files are out of sight."""
+    for module in MODULES.split():
+        importlib.import_module(module)
+    sys.path.insert(0, config["worker"])
+    worker = importlib.import_module("worker")
+    importlib.import_module("pickles").cloudpickle(config["cloudpickle"])
+    del sys.path[:2]  # ours: the worker's folder, and that of this file
+    for module in ("linux", "guard", "root"):
+        del sys.modules[module]  # these names belong to the user's own modules
+    return worker
+
+
+def find_packages(config: dict[str, Any]) -> None:
+    """Have the packages that are mounted found, as Python would have done at its start."""
+    import site
+
+    if config["packages"]:
+        site.main()
+    for folder in config["path"]:
+        site.addsitedir(folder)
+    sys.path.append("")  # the working directory last, so that a file there hides no module
+
+
+class Zygote:
+    """Serves one host. config: see `rlm.environments.sandbox.zygotes`."""
+
+    def __init__(self, control: socket.socket, config: dict[str, Any], worker: Any) -> None:
+        self.control, self.config, self.worker = control, config, worker
+        self.limits, self.filter = config["limits"], b64decode(config["filter"])
+        self.spaces = config["level"] == "namespace"
+        self.below = [target for _, target, _ in config["mounts"] if target.startswith("/tmp/")]
+
+    def serve(self) -> NoReturn:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN if self.spaces else self.ended)
+        gc.collect()
+        gc.freeze()
+        guard.tell(self.control, ready=True)
+        while True:
+            message, descriptors = receive(self.control)
+            if not message:
+                os._exit(0)
+            pid = os.fork()
+            if pid == 0:
+                begin(self, json.loads(message), descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def ended(self, number: int, frame: Any) -> None:
+        """A session is its process group, which ends with its first process, whatever that died of."""
+        while True:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            guard.kill(-pid, signal.SIGKILL)
+
+
+# -- a session, in a fork of the zygote ----------------------------------------------------------------------------------
+
+
+def begin(zygote: Zygote, message: dict[str, Any], descriptors: list[int]) -> NoReturn:
+    control = socket.socket(fileno=descriptors[2])
+    try:
+        zygote.control.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        if zygote.spaces:
+            own_namespaces(zygote)
+        else:
+            os.setsid()
+            linux.prctl(linux.SUBREAPER, 1)
+        os.environ.clear()
+        os.environ.update(zygote.config["environment"])
+        if zygote.spaces:
+            root.mount_own(zygote.limits["disk"], zygote.limits["files"], zygote.below)
+        else:
+            own_folder(zygote, message["folder"])
+        worker = os.fork()
+        if worker == 0:
+            work(zygote, descriptors)
+        for descriptor in descriptors[:2]:
+            os.close(descriptor)
+        linux.prctl(linux.DUMPABLE, 0)  # so that no other process of the session reads or writes its memory
+        if zygote.spaces:
+            confine(zygote)
+        socket.send_fds(control, [b"{}"], [os.pidfd_open(os.getpid())])
+        guard.Guard(control, worker, zygote.limits["memory"]).run()
+    except BaseException:  # noqa: BLE001 - the host is told, whatever it is
+        guard.fail(control)
+
+
+def own_namespaces(zygote: Zygote) -> None:
+    linux.unshare(linux.NEW_USER | linux.NEW_PID | linux.NEW_MOUNTS)
+    map_users("self", LEADER, LEADER, INSIDE)
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+
+
+def own_folder(zygote: Zygote, folder: str) -> None:
+    """Without namespaces a session's files stand in a folder of the host's, which becomes the session's own."""
+    uid = zygote.config["uid"]
+    if uid is not None:
+        os.chown(folder, uid, uid)
+    os.chdir(folder)
+    os.environ.update(HOME=folder, TMPDIR=folder)
+
+
+def work(zygote: Zygote, descriptors: list[int]) -> NoReturn:
+    """Become the worker of the session."""
+    channel, files, control = descriptors
+    try:
+        if zygote.spaces:
+            os.setpgid(0, 0)
+        os.dup2(channel, 0)
+        os.dup2(channel, 1)
+        os.close(channel)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        set_limits(zygote.limits)
+        uid = zygote.config["uid"]
+        if not zygote.spaces and uid is not None:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+        confine(zygote)
+    except BaseException:  # noqa: BLE001 - the host is told, whatever it is
+        guard.fail(socket.socket(fileno=control))
+    os.close(control)
+    sys.argv[:] = [""]
+    zygote.worker.main(files=files)
+    os._exit(0)
+
+
+def set_limits(limits: dict[str, Any]) -> None:
+    for name in ("data", "nproc", "nofile", "fsize"):
+        value = limits[name]
+        if value is not None:
+            number = getattr(resource, "RLIMIT_" + name.upper())
+            hard = resource.getrlimit(number)[1]
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(number, (value, value))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def confine(zygote: Zygote) -> None:
+    """From here on this process can do only what is allowed in there, and never more again."""
+    config = zygote.config
+    linux.drop_capabilities()
+    linux.no_new_privileges()
+    if not zygote.spaces:
+        linux.landlock(config["abi"], config["readable"], [*config["writable"], os.getcwd()], config["network"])
+    linux.filter_calls(zygote.filter)
+
+
+if __name__ == "__main__":
+    main()

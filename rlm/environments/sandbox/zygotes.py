@@ -1,0 +1,141 @@
+"""The host's end of zygotes: one for each way in which sessions are set up, started when the first of them is needed.
+
+A zygote forks sessions in milliseconds. It belongs to this process and ends with it; a forked child has none of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlm.errors import SandboxError
+
+PROGRAM = Path(__file__).with_name("zygote.py")
+START_SECONDS = 30.0  # a zygote that is not ready by then has failed
+UNUSED_SECONDS = 30.0  # after which a zygote without sessions is ended, when another one is started
+FIRST_UID, UIDS = 1 << 30, 1 << 30  # from which a user of the machine's is drawn, who is nobody else
+
+
+class Zygote:
+    """A running zygote. sessions: how many of its sessions are in use."""
+
+    def __init__(self, python: str, config: Mapping[str, Any]) -> None:
+        self.sessions, self.unused_since = 0, time.monotonic()
+        self.lock = threading.Lock()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control = ours
+        folder = tempfile.mkdtemp(prefix="rlm-root-")
+        try:
+            with theirs:
+                self.process = subprocess.Popen(
+                    [python, "-s", "-S", str(PROGRAM)],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    cwd="/",
+                    env={"PYTHONHASHSEED": "0"},
+                    start_new_session=True,
+                )
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            ours.settimeout(START_SECONDS)
+            user = uid() if config["own_user"] else None
+            ours.send(json.dumps({**config, "root": folder, "uid": user}).encode())
+            said = ours.recv(1 << 16)
+            failed = json.loads(said).get("failed") if said else "it ended"
+        except (OSError, ValueError) as error:
+            failed = str(error)
+        finally:
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+        if failed:
+            self.close()
+            raise SandboxError(failed)
+        ours.setblocking(False)
+
+    def spawn(self, message: Mapping[str, Any], descriptors: list[int]) -> None:
+        """Have a session forked that holds these descriptors. Raises `OSError` where the zygote is gone."""
+        data = json.dumps(message).encode()
+        with self.lock:
+            self._control.setblocking(True)
+            socket.send_fds(self._control, [data], descriptors)
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def release(self) -> None:
+        """One session fewer is in use."""
+        self.sessions -= 1
+        self.unused_since = time.monotonic()
+
+    def close(self) -> None:
+        """End it, and all of its sessions."""
+        self._control.close()
+        process: subprocess.Popen[bytes] | None = getattr(self, "process", None)
+        if process is not None:
+            try:
+                process.wait(2)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def disown(self) -> None:
+        """In a forked child: let go of what is the parent's."""
+        self._control.close()
+        self.process.returncode = 0  # not this process's child, and not its to wait for
+
+
+def uid() -> int:
+    """A user for the sessions of one zygote, as whom nothing else on this machine runs."""
+    return FIRST_UID + random.SystemRandom().randrange(UIDS)
+
+
+_lock = threading.Lock()
+_starting: dict[str, threading.Lock] = {}
+_zygotes: dict[str, Zygote] = {}
+
+
+def zygote(python: str, config: Mapping[str, Any]) -> Zygote:
+    """The running zygote for these settings; blocks for some 100 ms where there is none. Raises `SandboxError`."""
+    key = json.dumps([python, config], sort_keys=True)
+    with _lock:
+        starting = _starting.setdefault(key, threading.Lock())
+    with starting:
+        with _lock:
+            found = _zygotes.get(key)
+            if found is not None and found.is_alive:
+                return found
+        made = Zygote(python, config)
+        with _lock:
+            _zygotes[key] = made
+            unused = [
+                other
+                for other, running in _zygotes.items()
+                if other != key and not running.sessions and time.monotonic() - running.unused_since > UNUSED_SECONDS
+            ]
+            ended = [_zygotes.pop(other) for other in unused]
+        for other in ended:
+            other.close()
+        return made
+
+
+def _after_fork() -> None:
+    global _lock
+    for running in _zygotes.values():
+        running.disown()
+    _zygotes.clear()
+    _starting.clear()
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import struct
 
 TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
+locked = ctypes.PyDLL(None, use_errno=True)  # does not let go of Python's lock
+locked.syscall.restype = ctypes.c_long
 libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
 
 NEW_MOUNTS, NEW_CGROUP, NEW_HOST, NEW_IPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
@@ -25,7 +28,7 @@ NEW_USER, NEW_PID, NEW_NET = 0x10000000, 0x20000000, 0x40000000
 READ_ONLY, NO_SUID, NO_DEVICES, NO_EXEC, REMOUNT, BIND, RECURSIVE, PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
 ATTR_READ_ONLY, ATTR_NO_SUID, ATTR_NO_DEVICES, ATTR_IDMAP = 1, 2, 4, 0x00100000
 AT_RECURSIVE, AT_EMPTY_PATH, DETACH = 0x8000, 0x1000, 2
-PIVOT_ROOT, SECCOMP, OPEN_TREE, MOVE_MOUNT, MOUNT_SETATTR = 155, 317, 428, 429, 442
+CLONE, PIVOT_ROOT, SECCOMP, OPEN_TREE, MOVE_MOUNT, MOUNT_SETATTR = 56, 155, 317, 428, 429, 442
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 
 DEATH_SIGNAL, DUMPABLE, DROP_BOUNDING, NO_NEW_PRIVILEGES, AMBIENT, SUBREAPER = 1, 4, 24, 38, 47, 36
@@ -38,6 +41,15 @@ def checked(result: int, what: str) -> int:
         number = ctypes.get_errno()
         raise OSError(number, what + ": " + os.strerror(number))
     return result
+
+
+def fork_into(flags: int) -> int:
+    """Fork a child that is in new namespaces from its first moment on, and the first process of a new process namespace.
+
+    It gets none of what Python does in a forked child (`os.register_at_fork`), so it has to fork again before it runs
+    code of a user's, and there must be no other thread. Python stays locked across the call, as it must be in the child.
+    """
+    return checked(locked.syscall(CLONE, flags | signal.SIGCHLD, 0, 0, 0, 0), "clone(" + hex(flags) + ")")
 
 
 def unshare(flags: int) -> None:

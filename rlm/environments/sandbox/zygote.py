@@ -34,6 +34,7 @@ MODULES = (
 )
 MESSAGE = 1 << 20  # bytes; the list of what is mounted is the longest of them
 INSIDE = 1000  # the user and group that a session is to itself
+OF_A_SESSION = linux.NEW_USER | linux.NEW_PID | linux.NEW_MOUNTS
 LEADER = 0  # the user of the zygote in its own namespace
 
 
@@ -173,7 +174,7 @@ class Zygote:
             message, descriptors = receive(self.control)
             if not message:
                 os._exit(0)
-            pid = os.fork()
+            pid = linux.fork_into(OF_A_SESSION) if self.spaces else os.fork()
             if pid == 0:
                 begin(self, json.loads(message), descriptors)
             for descriptor in descriptors:
@@ -199,10 +200,10 @@ def begin(zygote: Zygote, message: dict[str, Any], descriptors: list[int]) -> No
     try:
         zygote.control.close()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
         if zygote.spaces:
-            own_namespaces(zygote)
+            map_users("self", LEADER, LEADER, INSIDE)
         else:
-            os.setsid()
             linux.prctl(linux.SUBREAPER, 1)
         os.environ.clear()
         os.environ.update(zygote.config["environment"])
@@ -222,14 +223,6 @@ def begin(zygote: Zygote, message: dict[str, Any], descriptors: list[int]) -> No
         guard.Guard(control, worker, zygote.limits["memory"]).run()
     except BaseException:  # noqa: BLE001 - the host is told, whatever it is
         guard.fail(control)
-
-
-def own_namespaces(zygote: Zygote) -> None:
-    linux.unshare(linux.NEW_USER | linux.NEW_PID | linux.NEW_MOUNTS)
-    map_users("self", LEADER, LEADER, INSIDE)
-    if os.fork():
-        os._exit(0)
-    os.setsid()
 
 
 def own_folder(zygote: Zygote, folder: str) -> None:

@@ -38,7 +38,7 @@ class Zygote:
         try:
             with theirs:
                 self.process = subprocess.Popen(
-                    [python, "-s", "-S", str(PROGRAM)],
+                    [python, "-s", "-S", "-u", str(PROGRAM)],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,

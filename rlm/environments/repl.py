@@ -192,8 +192,7 @@ class Namespace:
 
     async def _start_empty(self) -> Kernel:
         work = await self._open_folder()
-        if self.revive is not None:
-            await _emptied(work)  # files belong to the heap: those that are to be there are brought back with it
+        await _emptied(work)  # files go with their worker; those of a saved heap are brought back with it
         transport = self._connect(work)
         transport = await transport if isinstance(transport, Awaitable) else transport
         kernel = Kernel(transport, self._functions, captured=self.place is not None)

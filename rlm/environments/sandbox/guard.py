@@ -19,20 +19,33 @@ TYPE_CHECKING = False  # importing typing takes a tenth of a worker's start
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-RESTING, RUNNING, CLOSE = 1.0, 0.2, 0.03  # seconds between two looks at the memory: idle, at work, near the limit
+RESTING, RUNNING, CLOSE = 0.5, 0.1, 0.02  # seconds between two looks: idle, at work, near a limit
+FOLDER_SECONDS = 1.0  # between two looks at the files of a session, where no file system of its own limits them
 INTERRUPT = b"i"
-PAGE = os.sysconf("SC_PAGE_SIZE")
+SPARE = 1000  # the oom_score_adj of a process that has offered itself to be ended first
+BUFFER = 16 * 1024  # bytes of an order, and of what is read of a file in /proc
 
 
 class Guard:
     """Watches over `worker`, a child of this process and the leader of a process group, until one of them ends.
 
-    memory: bytes that all processes may have together, None where nothing is watched.
+    memory: bytes that all processes may have together. processes: how many there may be, where the kernel does not
+    count them. disk: bytes that `folder` may hold, where no file system of its own limits it.
     """
 
-    def __init__(self, control: socket.socket, worker: int, memory: int | None) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        worker: int,
+        memory: int,
+        processes: int | None = None,
+        disk: int | None = None,
+        folder: str = "",
+    ) -> None:
         self.control, self.worker, self.memory = control, worker, memory
-        self.used, self.over = 0, ""
+        self.processes, self.disk, self.folder = processes, disk, folder
+        self.used, self.ticks, self.at_work, self.over = 0, 0, True, ""
+        self.walked, self.written = 0.0, True  # when the folder was last looked at, and whether it can have grown since
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
@@ -43,22 +56,23 @@ class Guard:
         watched = select.poll()
         watched.register(self.control, select.POLLIN)
         watched.register(self.woken, select.POLLIN)
-        status = self.reap()
+        status, due = self.reap(), time.monotonic()
         while status is None:
-            ready = [fd for fd, _ in watched.poll(None if self.memory is None else self.pause() * 1000)]
+            ready = [fd for fd, _ in watched.poll(max(0.0, due - time.monotonic()) * 1000)]
             if self.control.fileno() in ready and not self.obey():
                 leave()
             if self.woken in ready:
-                os.read(self.woken, 4096)
-            if self.memory is not None:
+                os.read(self.woken, BUFFER)
+            if time.monotonic() >= due:
                 self.look()
+                due = time.monotonic() + self.pause()
             status = self.reap()
-        self.tell(status=status, over=self.over)
+        tell(self.control, status=status, over=self.over)
         leave()
 
     def obey(self) -> bool:
         try:
-            order = self.control.recv(16)
+            order = self.control.recv(BUFFER)
         except OSError:
             return False
         if order == INTERRUPT:
@@ -78,24 +92,39 @@ class Guard:
                 return None
 
     def pause(self) -> float:
-        limit = self.memory or 0
-        return CLOSE if self.used > limit // 2 else RUNNING if self.used > limit // 8 else RESTING
+        return CLOSE if self.used > self.memory // 2 else RUNNING if self.at_work else RESTING
 
     def look(self) -> None:
-        """End what takes most, where all together take more than they may; a forked copy of the worker first."""
-        sizes = sorted(((spare(pid), held(pid), pid) for pid in processes()), reverse=True)
-        self.used = sum(size for _, size, _ in sizes)
-        if self.memory is not None and self.used > self.memory and sizes:
-            spared, _, pid = sizes[0]
-            if not spared:
-                pid = max(sizes, key=lambda entry: entry[1])[2]
-            if pid == self.worker:
-                self.over = "memory"
-            kill(pid, signal.SIGKILL)
-            self.used = 0
+        """End what takes most, where all together take more than they may."""
+        sizes, ticks = [], 0
+        for pid in self.members():
+            size, worked = measure(pid)
+            sizes.append((size, pid))
+            ticks += worked
+        self.at_work, self.ticks = ticks != self.ticks, ticks
+        self.used = sum(size for size, _ in sizes)
+        if self.used > self.memory:
+            large = [entry for entry in sizes if entry[0] > self.used // 8]
+            spared = [entry for entry in large if is_spare(entry[1])]  # a copy of the worker that saves its state
+            self.end(max(spared or sizes)[1], "memory")
+        if self.processes is not None and len(sizes) > self.processes:
+            self.end(self.worker, "processes")
+        self.written = self.written or self.at_work
+        if self.disk is not None and self.written and time.monotonic() - self.walked > FOLDER_SECONDS:
+            if bytes_below(self.folder) > self.disk:
+                self.end(self.worker, "disk")
+            self.walked, self.written = time.monotonic(), False
 
-    def tell(self, **what: Any) -> None:
-        tell(self.control, **what)
+    def members(self) -> list[int]:
+        """All processes but this one: of its namespace, where it is the first; else of its process group."""
+        found = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        own, first, group = os.getpid(), os.getpid() == 1, os.getpgrp()
+        return [pid for pid in found if pid != own and (first or group_of(pid) == group)]
+
+    def end(self, pid: int, over: str) -> None:
+        if pid == self.worker:
+            self.over = self.over or over
+        kill(pid, signal.SIGKILL)
 
 
 def tell(control: socket.socket, **what: Any) -> None:
@@ -105,39 +134,52 @@ def tell(control: socket.socket, **what: Any) -> None:
         pass  # nobody listens any more
 
 
-def processes() -> list[int]:
-    """All processes but this one, where it is the first of its namespace; else its own process group."""
-    found = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    own, first = os.getpid(), os.getpid() == 1
-    return [pid for pid in found if pid != own and (first or group(pid) == os.getpgrp())]
-
-
-def group(pid: int) -> int:
+def group_of(pid: int) -> int:
     try:
         return os.getpgid(pid)
     except OSError:
         return -1
 
 
-def held(pid: int) -> int:
-    """Bytes of memory that a process has for itself, about: what is not backed by files, and what is shared memory."""
+def measure(pid: int) -> tuple[int, int]:
+    """Bytes that a process holds for itself or shares with others, files aside; and clock ticks it has worked."""
     try:
-        with open("/proc/" + str(pid) + "/statm", "rb") as file:
-            _, resident, shared = map(int, file.read().split()[:3])
-        with open("/proc/" + str(pid) + "/status", "rb") as file:
-            memory = next((int(line.split()[1]) for line in file if line.startswith(b"RssShmem:")), 0)
-    except (OSError, ValueError):
-        return 0
-    return (resident - shared) * PAGE + memory * 1024
+        lines = read("/proc/" + str(pid) + "/status").splitlines()
+        fields = read("/proc/" + str(pid) + "/stat").rpartition(b")")[2].split()
+    except OSError:
+        return 0, 0
+    held = sum(int(line.split()[1]) for line in lines if line.startswith((b"RssAnon:", b"RssShmem:")))
+    return held * 1024, int(fields[11]) + int(fields[12]) if len(fields) > 12 else 0
 
 
-def spare(pid: int) -> bool:
-    """Whether a process has offered itself to be ended first."""
+def is_spare(pid: int) -> bool:
     try:
-        with open("/proc/" + str(pid) + "/oom_score_adj", "rb") as file:
-            return int(file.read()) >= 1000
+        return int(read("/proc/" + str(pid) + "/oom_score_adj")) >= SPARE
     except (OSError, ValueError):
         return False
+
+
+def read(path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, BUFFER)
+    finally:
+        os.close(descriptor)
+
+
+def bytes_below(folder: str) -> int:
+    """Bytes on disk of all files below a folder."""
+    total = 0
+    try:
+        with os.scandir(folder) as found:
+            for entry in found:
+                if entry.is_dir(follow_symlinks=False):
+                    total += bytes_below(entry.path)
+                else:
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+    except OSError:
+        pass  # gone meanwhile
+    return total
 
 
 def kill(pid: int, number: int) -> None:
@@ -158,5 +200,4 @@ def fail(control: socket.socket) -> NoReturn:
     """Tell the host that the session could not be set up, and why."""
     kind, error, _ = sys.exc_info()
     tell(control, failed=f"{kind.__name__ if kind else ''}: {error}"[:2000])
-    time.sleep(0)
     leave()

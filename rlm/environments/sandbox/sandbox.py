@@ -115,7 +115,7 @@ class Sandbox:
                     raise SandboxError(f"no session can be started: {error}") from error
                 continue
             running.sessions += 1
-            return SandboxTransport(session, running.release, self._told_limit)
+            return SandboxTransport(session, running.release, self._limits)
         raise AssertionError("the last attempt returns or raises")
 
     @property
@@ -124,8 +124,13 @@ class Sandbox:
         return running if running is not None and running.is_alive else None
 
     @property
-    def _told_limit(self) -> str:
-        return f" of {self.settings.resources.bytes_of_memory // MEBIBYTE:,} MiB"
+    def _limits(self) -> Mapping[str, str]:
+        resources = self.settings.resources
+        return {
+            "memory": f"its processes held more than {resources.bytes_of_memory // MEBIBYTE:,} MiB of memory",
+            "processes": f"it had more than {resources.processes} processes",
+            "disk": f"its files took more than {resources.disk // MEBIBYTE:,} MiB",
+        }
 
     def _start(self) -> Zygote:
         with self._lock:

@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,9 @@ class Session:
 
 
 class SandboxTransport(SocketTransport):
-    """session: forked by `zygote`, which is told when it is over."""
+    """over: called when the session is. limits: what to say of each that a guard ends sessions for."""
 
-    def __init__(self, session: Session, over: Callable[[], None], limits: str = "") -> None:
+    def __init__(self, session: Session, over: Callable[[], None], limits: Mapping[str, str]) -> None:
         super().__init__()
         self._session, self._over, self._limits = session, over, limits
         self._numbers = itertools.count()
@@ -127,8 +127,8 @@ class SandboxTransport(SocketTransport):
     def _how(self, told: dict[str, Any]) -> str:
         if failed := told.get("failed"):
             return f"its sandbox could not be set up: {str(failed)[:500]}"
-        if told.get("over") == "memory":
-            return f"killed, because its processes held more memory than the limit{self._limits}"
+        if (over := told.get("over")) in self._limits:
+            return f"killed, because {self._limits[over]}"
         status = told.get("status")
         return how_it_ended(status) if isinstance(status, int) else "killed with its sandbox"
 

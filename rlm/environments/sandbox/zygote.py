@@ -220,7 +220,10 @@ def begin(zygote: Zygote, message: dict[str, Any], descriptors: list[int]) -> No
         if zygote.spaces:
             confine(zygote)
         socket.send_fds(control, [b"{}"], [os.pidfd_open(os.getpid())])
-        guard.Guard(control, worker, zygote.limits["memory"]).run()
+        limits = zygote.limits
+        if zygote.spaces:
+            guard.Guard(control, worker, limits["memory"]).run()
+        guard.Guard(control, worker, limits["memory"], limits["nproc"], limits["disk"], os.getcwd()).run()
     except BaseException:  # noqa: BLE001 - the host is told, whatever it is
         guard.fail(control)
 

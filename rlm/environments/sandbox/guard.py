@@ -27,7 +27,7 @@ BUFFER = 16 * 1024  # bytes of an order, and of what is read of a file in /proc
 
 
 class Guard:
-    """Watches over `worker`, a child of this process and the leader of a process group, until one of them ends.
+    """Watches over `worker`, a child of this process, until one of them ends.
 
     memory: bytes that all processes may have together. processes: how many there may be, where the kernel does not
     count them. disk: bytes that `folder` may hold, where no file system of its own limits it.
@@ -76,7 +76,7 @@ class Guard:
         except OSError:
             return False
         if order == INTERRUPT:
-            kill(-self.worker, signal.SIGINT)
+            kill(-self.worker if os.getpid() == 1 else -os.getpgrp(), signal.SIGINT)  # which this process ignores
         return bool(order)
 
     def reap(self) -> int | None:

@@ -20,7 +20,8 @@ class Handed:
     """What arrives on the descriptor `source`; None where nothing does."""
 
     def __init__(self, source: int | None) -> None:
-        self.source, self.socket = source, None
+        self.source = source
+        self.socket: Any = None
         self.arrived: dict[str, int] = {}
         self.lock = threading.Lock()
 
@@ -39,7 +40,7 @@ class Handed:
         if self.source is None:
             raise OSError("this worker has no socket for files")
         if self.socket is None:
-            self.socket: Any = socket.socket(fileno=self.source)
+            self.socket = socket.socket(fileno=self.source)
         name, descriptors, _, _ = socket.recv_fds(self.socket, 64, 1)
         if not descriptors:
             raise OSError("the host has closed the socket for files")

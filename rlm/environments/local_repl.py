@@ -56,7 +56,7 @@ class LocalREPL(REPL, NonIsolatedEnv):
         open_files: int = DEFAULTS.open_files,
         file_size: int = DEFAULTS.file_size,
     ) -> None:
-        paths = extra_paths if isinstance(extra_paths, Mapping) else dict.fromkeys(map(os.fspath, extra_paths), "ro")
+        paths = extra_paths if isinstance(extra_paths, Mapping) else {os.fspath(path): "ro" for path in extra_paths}
         sandbox = Sandbox(
             Settings(
                 isolation=isolation,

@@ -44,10 +44,10 @@ def checked(result: int, what: str) -> int:
 
 
 def fork_into(flags: int) -> int:
-    """Fork a child that is in new namespaces from its first moment on, and the first process of a new process namespace.
+    """Fork a child that is in new namespaces from its first moment on, the first process of a new process namespace.
 
     It gets none of what Python does in a forked child (`os.register_at_fork`), so it has to fork again before it runs
-    code of a user's, and there must be no other thread. Python stays locked across the call, as it must be in the child.
+    code of a user's, and there must be no other thread. Python stays locked across the call: the child needs it so.
     """
     return checked(locked.syscall(CLONE, flags | signal.SIGCHLD, 0, 0, 0, 0), "clone(" + hex(flags) + ")")
 
@@ -147,7 +147,7 @@ def filter_calls(program: bytes) -> None:
 
 def landlock_abi() -> int:
     """The version of Landlock that this kernel has; 0 where it has none."""
-    return max(0, libc.syscall(LANDLOCK_CREATE, None, 0, 1))
+    return max(0, int(libc.syscall(LANDLOCK_CREATE, None, 0, 1)))
 
 
 def landlock(abi: int, readable: Sequence[str], writable: Sequence[str], network: bool) -> None:

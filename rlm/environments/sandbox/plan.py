@@ -19,13 +19,15 @@ from pathlib import Path
 
 from rlm.errors import ConfigurationError, SandboxError
 
-SYSTEM = (
+SYSTEM: Sequence[str] = (
     *("/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libx32", "/usr/libexec", "/usr/share"),
     *("/usr/local/bin", "/usr/local/lib", "/usr/local/lib64", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"),
     *("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime"),
 )
-NETWORK = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/services", "/etc/gai.conf", "/etc/ssl/certs")
-NETWORK += ("/etc/pki/tls/certs", "/etc/ca-certificates")
+NETWORK: Sequence[str] = (
+    *("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/services", "/etc/gai.conf", "/etc/ssl/certs"),
+    *("/etc/pki/tls/certs", "/etc/ca-certificates"),
+)
 OF_A_PREFIX = ("bin", "lib", "lib64", "include", "share", "pyvenv.cfg")  # of Python's own folder, which may hold others
 FILES = {
     "/etc/passwd": "rlm:x:1000:1000::/tmp/work:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
@@ -101,7 +103,7 @@ def plan(
         _add(place, "ro", mounts, links)
     path = []
     if packages is True:
-        if python.user_packages and os.path.isdir(python.user_packages):
+        if python.user_packages and Path(python.user_packages).is_dir():
             _add(python.user_packages, "ro", mounts, links)
             path.append(python.user_packages)
         for folder in python.packages:
@@ -110,12 +112,12 @@ def plan(
     else:
         chosen = list(_files_of(packages or (), python)) if packages else []
         for folder in python.packages:
-            if os.path.isdir(folder):
+            if Path(folder).is_dir():
                 mounts[folder] = ("", "empty")
         for source in chosen:
             mounts[source] = (source, "ro")
     for place, how in (extra or {}).items():
-        if not os.path.exists(place):
+        if not Path(place).exists():
             raise ConfigurationError(f"extra_paths: {place} is not there")
         mounts[place] = (place, how)
     files = {**FILES, **({} if network else OFFLINE)}
@@ -126,17 +128,16 @@ def plan(
 def _of_python(python: Interpreter) -> Iterator[str]:
     for prefix in dict.fromkeys((python.base_prefix, python.prefix)):
         if prefix not in ("/usr", "/usr/local", "/"):  # of which the system's part is there already
-            yield from (os.path.join(prefix, part) for part in OF_A_PREFIX)
+            yield from (f"{prefix}/{part}" for part in OF_A_PREFIX)
     real = os.path.realpath(python.executable)
     if not _is_below(real, [*SYSTEM, python.base_prefix, python.prefix]):
         yield real
 
 
 def _add(place: str, how: str, mounts: dict[str, tuple[str, str]], links: dict[str, str]) -> None:
-    if os.path.islink(place) and place != "/etc/resolv.conf":
-        target = os.readlink(place)
-        links[place] = target
-    elif os.path.exists(place):
+    if Path(place).is_symlink() and place != "/etc/resolv.conf":  # which often points to where nothing is mounted
+        links[place] = str(Path(place).readlink())
+    elif Path(place).exists():
         mounts[place] = (os.path.realpath(place), how)
 
 
@@ -147,9 +148,7 @@ def _is_below(place: str, folders: Iterable[str]) -> bool:
 def _files_of(packages: Sequence[str], python: Interpreter) -> Iterator[str]:
     """What the distributions of these names, and those that they need, have in the folders of packages."""
     places = list(python.packages)
-    known = {
-        _normal(found.metadata["Name"]): found for found in importlib.metadata.distributions(path=places)
-    }
+    known = {_normal(found.metadata["Name"]): found for found in importlib.metadata.distributions(path=places)}
     waiting, seen = [*packages], set[str]()
     while waiting:
         name = _normal(waiting.pop())
@@ -164,9 +163,9 @@ def _files_of(packages: Sequence[str], python: Interpreter) -> Iterator[str]:
         waiting += [_name(requirement) for requirement in found.requires or () if "extra ==" not in requirement]
         tops = {Path(str(file)).parts[0] for file in found.files or () if ".." not in Path(str(file)).parts}
         for top in sorted(tops - {"__pycache__"}):
-            place = os.path.join(str(found.locate_file("")), top)
-            if os.path.exists(place):
-                yield place
+            place = Path(str(found.locate_file(top)))
+            if place.exists():
+                yield str(place)
 
 
 def _normal(name: str) -> str:

@@ -1,7 +1,8 @@
-"""How the sessions of one environment are set up, and at which level of isolation: chosen by trying, never by guessing."""
+"""How the sessions of one environment are set up, and at which level of isolation: by trying, never by guessing."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import ctypes
 import json
@@ -19,7 +20,7 @@ from typing import Any
 from rlm.environments.process import CLOUDPICKLE, WORKER_FOLDER, ProcessTransport, worker_environment
 from rlm.environments.sandbox import plan, syscalls
 from rlm.environments.sandbox.filter import program
-from rlm.environments.sandbox.transport import SandboxTransport, Session
+from rlm.environments.sandbox.transport import SandboxTransport
 from rlm.environments.sandbox.zygotes import Zygote, zygote
 from rlm.errors import ConfigurationError, SandboxError
 from rlm.portal import in_thread
@@ -30,6 +31,7 @@ WORK = Path("/tmp/work")  # as in root.py
 OLDEST_LANDLOCK = 3  # the version from which on it mediates the truncation of files (Linux 6.2)
 SCOPED_LANDLOCK = 6  # the version from which on it mediates signals and abstract Unix sockets (Linux 6.12)
 SPARE = 2  # sessions that stand ready before anybody asks for them
+REFILL_SECONDS = 0.05  # after which they are made: not while whoever took the last one waits for its first result
 MEBIBYTE = 1 << 20
 
 
@@ -79,7 +81,7 @@ class Settings:
         if self.isolation not in ("auto", *LEVELS):
             raise ConfigurationError(f"isolation={self.isolation!r}: choose auto, {', '.join(LEVELS)}")
         for path, how in self.extra_paths.items():
-            if how not in ("ro", "rw") or not os.path.isabs(path):
+            if how not in ("ro", "rw") or not Path(path).is_absolute():
                 raise ConfigurationError(f"extra_paths: {path!r}: {how!r}: give absolute paths, and 'ro' or 'rw'")
 
 
@@ -107,21 +109,20 @@ class Sandbox:
         if level == "none":
             return ProcessTransport(folder, python=settings.python, env=settings.env)
         for attempt in (0, 1):
-            running = self._running or await in_thread(self._start)
+            running = self._zygote
+            if running is None or not running.is_alive:
+                running = await in_thread(self._start)
             try:
-                session = Session(running, folder if level == "landlock" else None)
+                session = running.session(folder if level == "landlock" else None)
             except OSError as error:
                 if attempt:
                     raise SandboxError(f"no session can be started: {error}") from error
                 continue
             running.sessions += 1
+            if level == "namespace":
+                asyncio.get_running_loop().call_later(REFILL_SECONDS, running.keep_spare, SPARE)
             return SandboxTransport(session, running.release, self._limits)
         raise AssertionError("the last attempt returns or raises")
-
-    @property
-    def _running(self) -> Zygote | None:
-        running = self._zygote
-        return running if running is not None and running.is_alive else None
 
     @property
     def _limits(self) -> Mapping[str, str]:
@@ -172,7 +173,9 @@ def unsupported(level: str) -> str | None:
     if platform.machine() != "x86_64" or sys.maxsize < 1 << 32:
         return f"there is a list of system calls for x86_64 only, and this is {platform.machine()}"
     if level == "landlock" and (abi := landlock_abi()) < OLDEST_LANDLOCK:
-        return f"Landlock has version {abi} here, and needs {OLDEST_LANDLOCK} (Linux 6.2)" if abi else "no Landlock here"
+        return (
+            f"Landlock has version {abi} here, and needs {OLDEST_LANDLOCK} (Linux 6.2)" if abi else "no Landlock here"
+        )
     return None
 
 
@@ -187,7 +190,7 @@ def landlock_abi() -> int:
 def probe(running: Zygote, level: str) -> str | None:
     """Set a session up and end it; None if that worked, else what did not."""
     with tempfile.TemporaryDirectory(prefix="rlm-probe-") as folder:
-        session = Session(running, Path(folder) if level == "landlock" else None)
+        session = running.session(Path(folder) if level == "landlock" else None)
         try:
             session.channel.settimeout(30)
             said = session.channel.recv(1 << 16)
@@ -225,9 +228,7 @@ def config(settings: Settings, level: str) -> Mapping[str, Any]:
         "own_user": own_user,
         "abi": abi,
         "filter": base64.b64encode(
-            program(
-                syscalls.allowed(level, kill=kill), syscalls.rules(level, network=settings.network, kill=kill)
-            )
+            program(syscalls.allowed(level, kill=kill), syscalls.rules(level, network=settings.network, kill=kill))
         ).decode(),
         "worker": str(WORKER_FOLDER),
         "cloudpickle": str(CLOUDPICKLE),

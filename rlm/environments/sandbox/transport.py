@@ -17,37 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from rlm.environments.process import SocketTransport, how_it_ended
-from rlm.environments.sandbox.zygotes import Zygote
+from rlm.environments.sandbox.zygotes import Session
 
 LAST_WORDS = 1.0  # seconds in which a guard has told how its worker ended
 END = 5.0  # seconds in which the kernel has ended a session; a large memory takes its time to be given back
 INTERRUPT = b"i"
-
-
-class Session:
-    """The host's ends of the sockets of one session, which may stand ready before anybody needs it."""
-
-    def __init__(self, zygote: Zygote, folder: Path | None) -> None:
-        channel, files, control = (
-            socket.socketpair(socket.AF_UNIX, kind)
-            for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_SEQPACKET)
-        )
-        self.channel, self.files, self.control = channel[0], files[0], control[0]
-        theirs = [channel[1], files[1], control[1]]
-        try:
-            zygote.spawn({"folder": folder and str(folder)}, [end.fileno() for end in theirs])
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            for end in theirs:
-                end.close()
-        for own in (self.channel, self.files, self.control):
-            own.setblocking(False)
-
-    def close(self) -> None:
-        for end in (self.channel, self.files, self.control):
-            end.close()
 
 
 class SandboxTransport(SocketTransport):
@@ -127,8 +101,8 @@ class SandboxTransport(SocketTransport):
     def _how(self, told: dict[str, Any]) -> str:
         if failed := told.get("failed"):
             return f"its sandbox could not be set up: {str(failed)[:500]}"
-        if (over := told.get("over")) in self._limits:
-            return f"killed, because {self._limits[over]}"
+        if limit := self._limits.get(str(told.get("over"))):
+            return f"killed, because {limit}"
         status = told.get("status")
         return how_it_ended(status) if isinstance(status, int) else "killed with its sandbox"
 
@@ -155,11 +129,16 @@ def _readable(control: socket.socket) -> bool:
 
 async def _wait_readable(loop: asyncio.AbstractEventLoop, readable: socket.socket | int) -> None:
     arrived = loop.create_future()
-    loop.add_reader(readable, lambda: arrived.done() or arrived.set_result(None))
+    loop.add_reader(readable, _arrive, arrived)
     try:
         await arrived
     finally:
         loop.remove_reader(readable)
+
+
+def _arrive(arrived: asyncio.Future[None]) -> None:
+    if not arrived.done():
+        arrived.set_result(None)
 
 
 async def _until_dead(process: int) -> None:
@@ -170,4 +149,3 @@ async def _until_dead(process: int) -> None:
                 await _wait_readable(asyncio.get_running_loop(), process)
     finally:
         os.close(process)
-

@@ -192,7 +192,7 @@ class Zygote:
             guard.kill(-pid, signal.SIGKILL)
 
 
-# -- a session, in a fork of the zygote ----------------------------------------------------------------------------------
+# -- a session, in a fork of the zygote --------------------------------------------------------------------------------
 
 
 def begin(zygote: Zygote, message: dict[str, Any], descriptors: list[int]) -> NoReturn:

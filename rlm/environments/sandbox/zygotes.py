@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,52 @@ UNUSED_SECONDS = 30.0  # after which a zygote without sessions is ended, when an
 FIRST_UID, UIDS = 1 << 30, 1 << 30  # from which a user of the machine's is drawn, who is nobody else
 
 
+class Session:
+    """The host's ends of the sockets of one session, which may stand ready before anybody needs it."""
+
+    def __init__(self, spawn: Callable[[Mapping[str, Any], list[int]], None], folder: Path | None) -> None:
+        channel, files, control = (
+            socket.socketpair(socket.AF_UNIX, kind)
+            for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_SEQPACKET)
+        )
+        self.channel, self.files, self.control = channel[0], files[0], control[0]
+        theirs = [channel[1], files[1], control[1]]
+        try:
+            spawn({"folder": folder and str(folder)}, [end.fileno() for end in theirs])
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            for end in theirs:
+                end.close()
+        for own in (self.channel, self.files, self.control):
+            own.setblocking(False)
+
+    def close(self) -> None:
+        for end in (self.channel, self.files, self.control):
+            end.close()
+
+
+class Process(subprocess.Popen[bytes]):
+    """One that nobody has to wait for when the interpreter ends: it ends with its socket."""
+
+    def __del__(self, *args: Any) -> None:
+        pass
+
+
 class Zygote:
     """A running zygote. sessions: how many of its sessions are in use."""
 
     def __init__(self, python: str, config: Mapping[str, Any]) -> None:
         self.sessions, self.unused_since = 0, time.monotonic()
         self.lock = threading.Lock()
+        self.spares: list[Session] = []
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control = ours
         folder = tempfile.mkdtemp(prefix="rlm-root-")
         try:
             with theirs:
-                self.process = subprocess.Popen(
+                self.process = Process(
                     [python, "-s", "-S", "-u", str(PROGRAM)],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
@@ -56,14 +90,28 @@ class Zygote:
             failed = str(error)
         finally:
             with contextlib.suppress(OSError):
-                os.rmdir(folder)
+                Path(folder).rmdir()
         if failed:
             self.close()
             raise SandboxError(failed)
         ours.setblocking(False)
 
-    def spawn(self, message: Mapping[str, Any], descriptors: list[int]) -> None:
-        """Have a session forked that holds these descriptors. Raises `OSError` where the zygote is gone."""
+    def session(self, folder: Path | None = None) -> Session:
+        """A new session. folder: its own, where it has no file system of its own. Raises `OSError` without a zygote."""
+        with self.lock:
+            spare = self.spares.pop() if self.spares and folder is None else None
+        return spare or Session(self._spawn, folder)
+
+    def keep_spare(self, count: int) -> None:
+        """Have sessions stand ready for those who ask next."""
+        with contextlib.suppress(OSError):
+            while len(self.spares) < count and self.is_alive:
+                made = Session(self._spawn, None)
+                with self.lock:
+                    self.spares.append(made)
+
+    def _spawn(self, message: Mapping[str, Any], descriptors: list[int]) -> None:
+        """Have a session forked that holds these descriptors."""
         data = json.dumps(message).encode()
         with self.lock:
             self._control.setblocking(True)
@@ -81,7 +129,9 @@ class Zygote:
     def close(self) -> None:
         """End it, and all of its sessions."""
         self._control.close()
-        process: subprocess.Popen[bytes] | None = getattr(self, "process", None)
+        for spare in self.spares:
+            spare.close()
+        process: Process | None = getattr(self, "process", None)
         if process is not None:
             try:
                 process.wait(2)
@@ -92,6 +142,8 @@ class Zygote:
     def disown(self) -> None:
         """In a forked child: let go of what is the parent's."""
         self._control.close()
+        for spare in self.spares:
+            spare.close()
         self.process.returncode = 0  # not this process's child, and not its to wait for
 
 

@@ -23,7 +23,7 @@ from rlm.environments.kernel import WorkerGone
 from rlm.environments.payload import Payload
 from rlm.errors import BlobError, LossError, ProtocolError, ReplError, StoreError
 from rlm.folds import Heap, may_run_again, note_of_restore, root_of
-from rlm.ports import Answer, Content, Store
+from rlm.ports import Answer, Content, Part, Store
 from rlm.recording import Log
 from rlm.types import Checkpointed, HeapChange, HeapImage, Lost, Ran, REPLResult, Restored
 
@@ -191,7 +191,7 @@ class Keeper:
         change = capture.change
         blobs: dict[str, Content | None] = dict.fromkeys(_digests(change))
         blobs |= capture.blobs
-        lease, large = self._log.lease, {digest for digest, content in blobs.items() if isinstance(content, Path)}
+        lease, large = self._log.lease, {digest for digest, content in blobs.items() if isinstance(content, Part)}
         if lease is not None and large:  # first, so that no event of a running turn has to wait for them
             with contextlib.suppress(StoreError):  # which comes again, and is told, where the event names them
                 await lease.append([], {digest: blobs[digest] for digest in large})
@@ -204,7 +204,7 @@ class Keeper:
         self._written += sum(group.size for group in change.groups)
         if large and recorded is not None:
             await asyncio.wait([recorded])
-            _unlink(content for content in capture.blobs.values() if isinstance(content, Path))
+            _unlink(content.path for content in capture.blobs.values() if isinstance(content, Part))
         return self._clock() - began
 
     async def thin(self) -> None:

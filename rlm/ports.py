@@ -116,6 +116,15 @@ class SupportsFiles(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsSpool(Protocol):
+    """A transport whose worker can write to a file of the host's."""
+
+    async def lend_file(self, path: Path) -> str:
+        """Let the worker write to this local file; returns the path the worker opens."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Owned:
     """A file of ours that is complete: a store may take it over where it would copy a stranger's."""
@@ -123,8 +132,17 @@ class Owned:
     path: Path
 
 
-Content = bytes | Path | Owned
-"""What a blob is made of: bytes, a file that a worker wrote (to be copied and not trusted), or one of our own."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """`size` bytes from `start` on of a file that a worker wrote: to be copied, and not trusted."""
+
+    path: Path
+    start: int
+    size: int
+
+
+Content = bytes | Part | Path | Owned
+"""What a blob is made of: bytes, a part of a file or a file that a stranger wrote, or a file of our own."""
 
 
 class Store(Protocol):

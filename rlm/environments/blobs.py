@@ -21,71 +21,86 @@ IN_ALL = 32 * 1024 * 1024  # bytes of all blobs that ride in one answer; those a
 DEEP = 1 << 29  # bytes of stack for what is nested very deep
 
 
+class Spool:
+    """A file of the host's for large blobs, which lie in it one after the other. `file` is a descriptor."""
+
+    def __init__(self, file: int) -> None:
+        self.file, self.end = file, 0
+        self.writer: Blob | None = None
+
+    def __del__(self) -> None:
+        os.close(self.file)
+
+
 class Blob:
-    """Bytes on their way out: small ones in memory, others in a file of `spool`, under their digest.
+    """Bytes on their way out: small ones in memory, others in `spool`.
 
     keep: False where only the digest is wanted. spend: told of the work, before it is done.
     """
 
-    def __init__(self, spool: str | None, spend: Callable[[int], None], keep: bool = True) -> None:
+    def __init__(self, spool: Spool | None, spend: Callable[[int], None], keep: bool = True) -> None:
         import hashlib
 
         self.hash, self.spool, self.spend, self.keep = hashlib.sha256(), spool, spend, keep
         self.parts: list[bytes] = []
         self.size, self.code, self.digest = 0, False, ""
-        self.path: str | None = None
-        self.file: Any = None
+        self.at: int | None = None  # in the spool
 
     def write(self, data: Any) -> int:
         size = memoryview(data).nbytes
         self.spend(size // WEIGHT)
         self.hash.update(data)
-        self.size += size
         if not self.keep:
+            self.size += size
             return size
-        if self.file is None and self.size > INLINE and self.spool is not None:
-            self.open_file(self.spool)
-        if self.file is not None:
-            self.file.write(data)
-        else:
+        if self.at is None and self.size + size > INLINE:
+            self.begin()
+        if self.at is None:
             self.parts.append(bytes(data))
+        else:
+            self.append(data)
+        self.size += size
         return size
 
-    def open_file(self, spool: str) -> None:
-        self.path = os.path.join(spool, f"writing-{os.getpid()}-{id(self)}")
-        self.file = open(self.path, "xb")  # noqa: SIM115 - closed when it is finished
-        for part in self.parts:
-            self.file.write(part)
-        self.parts = []
+    def begin(self) -> None:
+        """Go on in the spool, if there is one that nobody else is writing to."""
+        if self.spool is None or self.spool.writer is not None:
+            return
+        self.spool.writer, self.at = self, self.spool.end
+        kept, self.parts, self.size = self.parts, [], 0
+        for part in kept:
+            self.append(part)
+            self.size += len(part)
+
+    def append(self, data: Any) -> None:
+        assert self.spool is not None
+        assert self.at is not None
+        rest, place = memoryview(data).cast("B"), self.at + self.size
+        while rest:
+            written = os.pwrite(self.spool.file, rest, place)
+            rest, place = rest[written:], place + written
 
     def finish(self, code: bool) -> None:
         self.code, self.digest = code, self.hash.hexdigest()
-        if self.file is not None:
-            self.file.close()
 
     def take(self, room: int) -> Any:
-        """How the answer, which has room for so many bytes, carries it: as text, or by its file's name."""
-        if self.path is None and self.spool is not None and self.size > room:
+        """How the answer, which has room for so many bytes, carries it: as text, or by its place in the spool."""
+        if self.at is None and self.size > room:
             try:
-                self.open_file(self.spool)
-                self.file.close()
+                self.begin()
             except BaseException:
                 self.drop()
                 raise
-        if self.path is None:
+        if self.at is None or self.spool is None:
             from base64 import b64encode
 
             return b64encode(b"".join(self.parts)).decode("ascii")
-        os.rename(self.path, os.path.join(self.spool or "", self.digest))
-        self.path = None
-        return {"file": self.digest}
+        self.spool.writer, self.spool.end = None, self.at + self.size
+        return {"at": self.at, "size": self.size}
 
     def drop(self) -> None:
-        if self.file is not None:
-            self.file.close()
-        if self.path is not None:
-            os.unlink(self.path)
-            self.path = None
+        if self.at is not None and self.spool is not None and self.spool.writer is self:
+            self.spool.writer = None
 
 
 def with_deep_stack(work: Callable[[], Any]) -> Any:

@@ -14,6 +14,7 @@ import threading
 import time
 from itertools import compress
 
+from blobs import Spool
 from capture import describe
 from channel import dumps
 from definitions import Definitions, definable
@@ -104,11 +105,12 @@ class Heap:
                 return
         job = Job(id, time.monotonic(), whole)
         try:
-            self.capture(self.prepare(job, spool, limit), job)
+            place = None if spool is None else Spool(self.worker.handed.open(spool, os.O_RDWR))
+            self.capture(self.prepare(job, place, limit), job)
         except Exception as error:  # noqa: BLE001 - the host is told; a worker must not end for want of a checkpoint
             self.failed(job, describe(error)["text"])
 
-    def prepare(self, job: Job, spool: str | None, limit: int) -> Scope:
+    def prepare(self, job: Job, spool: Spool | None, limit: int) -> Scope:
         """What to look at now. The next cell waits for this, also beside 100,000 names: no step of ours for each."""
         suspects = Suspects(self.worker, self.definitions, self.known).names(self.pending)
         everything = suspects is None or job.whole or self.all_next
@@ -241,7 +243,7 @@ class Heap:
         for frame in queue:
             self.worker.channel.post(frame)
 
-    def scope(self, names: set[str] | None, spool: str | None, limit: int) -> Scope:
+    def scope(self, names: set[str] | None, spool: Spool | None, limit: int) -> Scope:
         scope = Scope(self.namespace, self.definitions, self.known)
         given = self.worker.given
         scope.hidden = given.keys() - self.owned.keys()

@@ -11,7 +11,6 @@ import base64
 import binascii
 import hashlib
 import re
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 
 from rlm.environments.limits import MAX_LONG, MAX_TEXT
 from rlm.errors import ProtocolError
+from rlm.ports import Part
 from rlm.types import HeapChange, HeapImage, Lost, Saved, SavedFile
 
 T = TypeVar("T")
@@ -29,14 +29,14 @@ FILES_LIMIT = 64 * 1024 * 1024  # bytes of the files in a session's folder that 
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """What changed in a namespace, and the bytes of it by digest; large ones as files that the worker wrote."""
+    """What changed in a namespace, and the bytes of it by digest; large ones in a file that the worker wrote."""
 
     change: HeapChange
-    blobs: Mapping[str, bytes | Path]
+    blobs: Mapping[str, bytes | Part]
 
 
 def capture(value: object, spool: Path | None) -> Capture:
-    """A worker's answer to `checkpoint`. Looks at files in `spool`, of which whoever takes them over checks the bytes.
+    """A worker's answer to `checkpoint`. spool: where its large blobs are; whoever takes them over checks the bytes.
 
     Raises `ProtocolError`.
     """
@@ -47,7 +47,9 @@ def capture(value: object, spool: Path | None) -> Capture:
         raise ProtocolError(f"a heap with fields {sorted(map(str, set(data) ^ fields))} too many or too few")
     groups = [_group(item) for item in _list(data["groups"])]
     files = _table(data["files"], _file)
-    blobs = {_digest(digest): _blob(digest, content, spool) for digest, content in _dict(data["blobs"]).items()}
+    written = 0 if spool is None else spool.lstat().st_size
+    spool = spool or Path()
+    blobs = {_digest(d): _blob(d, content, spool, written) for d, content in _dict(data["blobs"]).items()}
     for digest, size in [(group.digest, group.size) for group in groups] + [(f.digest, f.size) for f in files.values()]:
         if digest in blobs and _size(blobs[digest]) != size:
             raise ProtocolError(f"a blob of another size than was said: {digest}")
@@ -170,7 +172,7 @@ def _file(value: object) -> SavedFile:
     raise ProtocolError("a heap with a malformed file")
 
 
-def _blob(digest: str, value: object, spool: Path | None) -> bytes | Path:
+def _blob(digest: str, value: object, spool: Path, written: int) -> bytes | Part:
     if isinstance(value, str):
         try:
             data = base64.b64decode(value, validate=True)
@@ -179,17 +181,11 @@ def _blob(digest: str, value: object, spool: Path | None) -> bytes | Path:
         if hashlib.sha256(data).hexdigest() != digest:
             raise ProtocolError(f"a blob that has not its digest: {digest}")
         return data
-    if spool is None or value != {"file": digest}:
-        raise ProtocolError(f"a blob that is nowhere: {digest}")
-    path = spool / digest
-    try:
-        regular = stat.S_ISREG(path.lstat().st_mode)
-    except OSError as error:
-        raise ProtocolError(f"a blob whose file is missing: {error}") from None
-    if not regular:
-        raise ProtocolError(f"a blob that is no file: {digest}")
-    return path
+    match value:
+        case {"at": int(start), "size": int(size), **rest} if not rest and 0 <= start <= start + size <= written:
+            return Part(spool, start, size)
+    raise ProtocolError(f"a blob that is nowhere: {digest}")
 
 
-def _size(content: bytes | Path) -> int:
-    return len(content) if isinstance(content, bytes) else content.lstat().st_size
+def _size(content: bytes | Part) -> int:
+    return len(content) if isinstance(content, bytes) else content.size

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import shutil
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +23,7 @@ from rlm.environments import codec, images, wire
 from rlm.environments.images import FILES_LIMIT, Capture
 from rlm.environments.payload import Payload
 from rlm.errors import ContextError, ProtocolError, ReplError, SandboxError
-from rlm.ports import Answer, CallFailed, SupportsFiles, SupportsInterrupt, Transport
+from rlm.ports import Answer, CallFailed, SupportsFiles, SupportsInterrupt, SupportsSpool, Transport
 from rlm.types import CallRecord, CellError, Draft, HeapImage, Lost, RemoteValue, REPLResult, Tool
 
 START_SECONDS = 30.0  # a worker that has not said a word by then has failed to start
@@ -30,6 +32,7 @@ RESTORE_SECONDS = 60.0  # that a heap may take to come back, beside what its siz
 RESTORE_RATE = 1_000_000  # bytes a second, which also the slowest of places manage
 OWN_SHARE = 0.8  # of that time in which the worker itself gives up what takes too long
 CANCEL_GRACE_SECONDS = 0.5  # the same for a cancelled one: whoever cancels waits for it
+MAX_FILES = 100  # that a worker is handed at once: it may have few open, and a socket carries few
 MAX_CALLS = 5_000  # calls of one cell in flight; no program of a model's needs more threads than that
 MAX_OUTPUT = 2_000_000  # characters of output in one cell: a worker that is one sends far fewer (see capture)
 MAX_LISTED = 40  # names in an error
@@ -293,12 +296,14 @@ class Kernel:
     async def capture(self, spool: Path | None, *, whole: bool = False, limit: int = FILES_LIMIT) -> Capture:
         """What changed in the namespace, and in its folder, since the last capture or restore.
 
-        spool: a folder that the worker can write large blobs to, None where there is none. whole: look at every name,
+        spool: an empty file for large blobs, None where there is none. whole: look at every name,
         not only at those that cells can have changed. limit: bytes of the folder's files. A cell that was begun in the
         meantime may run before the answer is there. Raises `WorkerGone`, `ReplError` where the namespace cannot be
         captured, and `ProtocolError` where the worker answered what no worker does, and was stopped.
         """
-        where = None if spool is None else str(spool)
+        where = None
+        if spool is not None and isinstance(self.transport, SupportsSpool):
+            where = await self.transport.lend_file(spool)
         frame = await self._request({"type": "checkpoint", "spool": where, "whole": whole, "limit": limit})
         if "error" in frame:
             raise ReplError(f"the namespace cannot be saved: {frame['error']}")
@@ -318,11 +323,13 @@ class Kernel:
         it cannot, raises `SandboxError`, and the worker is killed. Else raises as `capture` does.
         """
         limit = RESTORE_SECONDS + sum(g.size for g in image.groups) / RESTORE_RATE if seconds is None else seconds
-        sent = {digest: await self._handed_over(content) for digest, content in contents.items()}
-        restore = {"type": "restore", "image": images.frame(image), "contents": sent, "seconds": OWN_SHARE * limit}
         try:
-            async with asyncio.timeout(limit):
-                frame = await self._request(restore)
+            with tempfile.TemporaryDirectory(prefix="rlm-restore-") as folder:
+                sent = await self._hand_over(contents, Path(folder))
+                image_frame = images.frame(image)
+                restore = {"type": "restore", "image": image_frame, "contents": sent, "seconds": OWN_SHARE * limit}
+                async with asyncio.timeout(limit):
+                    frame = await self._request(restore)
         except TimeoutError:
             self.dead = f"the worker was killed, because what was brought back into it took over {round(limit, 1):g} s"
             self._kill()
@@ -336,12 +343,28 @@ class Kernel:
         await self.refresh()
         return lost
 
-    async def _handed_over(self, content: bytes | Path) -> Mapping[str, str]:
-        if isinstance(content, Path):
-            if isinstance(self.transport, SupportsFiles):
-                return {"path": await self.transport.put_file(content)}
-            content = await asyncio.to_thread(content.read_bytes)
-        return {"data": base64.b64encode(content).decode("ascii")}
+    async def _hand_over(self, contents: Mapping[str, bytes | Path], folder: Path) -> Mapping[str, Mapping[str, Any]]:
+        """Blobs as a frame names them: files where the transport takes any, the smaller of very many in one file."""
+        files = {digest: content for digest, content in contents.items() if isinstance(content, Path)}
+        joined: dict[str, tuple[int, int]] = {}
+        if isinstance(self.transport, SupportsFiles) and len(files) > MAX_FILES:
+            smaller = sorted(files, key=lambda digest: files[digest].stat().st_size)[: len(files) - MAX_FILES]
+            joined = await asyncio.to_thread(_join, {digest: files[digest] for digest in smaller}, folder / "joined")
+        whole = await self._put(folder / "joined") if joined else ""
+        sent: dict[str, Mapping[str, Any]] = {}
+        for digest, content in contents.items():
+            if digest in joined:
+                sent[digest] = dict(zip(("path", "at", "size"), (whole, *joined[digest]), strict=True))
+            elif isinstance(content, Path) and isinstance(self.transport, SupportsFiles):
+                sent[digest] = {"path": await self._put(content)}
+            else:
+                data = content if isinstance(content, bytes) else await asyncio.to_thread(content.read_bytes)
+                sent[digest] = {"data": base64.b64encode(data).decode("ascii")}
+        return sent
+
+    async def _put(self, path: Path) -> str:
+        assert isinstance(self.transport, SupportsFiles)
+        return await self.transport.put_file(path)
 
     async def get(self, name: str) -> Any:
         """The value of a name; what has no exact JSON form as a `RemoteValue`. Raises KeyError."""
@@ -616,6 +639,18 @@ def _listed(image: HeapImage) -> str:
     names = [name for group in groups for name in group.names if name]
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return ", ".join(name[:100] for name in names[:MAX_LISTED]) + more
+
+
+def _join(files: Mapping[str, Path], path: Path) -> dict[str, tuple[int, int]]:
+    """Write the files one after the other into a new one; returns where each begins, and its bytes."""
+    places = {}
+    with path.open("xb") as whole:
+        for digest, file in files.items():
+            start = whole.tell()
+            with file.open("rb") as source:
+                shutil.copyfileobj(source, whole)
+            places[digest] = start, whole.tell() - start
+    return places
 
 
 def _unreachable(error: Exception) -> str:

@@ -175,6 +175,9 @@ class ProcessTransport(SocketTransport):
     async def put_file(self, path: Path) -> str:
         return str(path)
 
+    async def lend_file(self, path: Path) -> str:
+        return str(path)
+
     async def _close(self) -> None:
         self._signal(signal.SIGKILL)
         process, self._process = self._process, None

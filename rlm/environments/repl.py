@@ -91,6 +91,7 @@ class Namespace:
         self._ended = self._revived = ""
         self._closed = False
         self._process = os.getpid()
+        self._captures = 0
 
     @property
     def isolation(self) -> str:
@@ -311,7 +312,10 @@ class Namespace:
             spool = (await self._open_folder()).parent / "spool"
             spool.mkdir(exist_ok=True)
             await _emptied(spool)  # of what a capture left that nobody took over
-            captured = asyncio.ensure_future(kernel.capture(spool, whole=whole))
+            self._captures += 1
+            file = spool / str(self._captures)
+            file.touch(0o600)
+            captured = asyncio.ensure_future(kernel.capture(file, whole=whole))
             await asyncio.sleep(0)  # it is on its way now, before any other cell
         return cells, await captured
 

@@ -85,6 +85,7 @@ class Restore:
     ) -> None:
         self.image, self.contents, self.namespace, self.given = image, contents, namespace, given
         self.handed = handed
+        self.opened: dict[str, int] = {}
         self.groups = [Group(saved) for saved in image["groups"]]
         self.of_name = {name: group for group in self.groups for name in group.names if name}
         self.loading: list[Group] = []
@@ -130,6 +131,8 @@ class Restore:
             else:
                 self.lost[name] = ["", cut(f"it was {known}, which is not here"), ""]
         self.contents = {}
+        for file in self.opened.values():
+            os.close(file)
         Target.namespace, Target.given = {}, {}
         Target.find, Target.used = no_definition, no_matter  # type: ignore[method-assign]
 
@@ -184,10 +187,7 @@ class Restore:
             raise Unusable(MISSING)
         try:
             if "path" in content:
-                with open(self.handed.open(content["path"]), "rb") as file:
-                    data: Any = b""
-                    if os.fstat(file.fileno()).st_size:
-                        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                data: Any = self.read(content["path"], content.get("at"), content.get("size", 0))
             else:
                 data = b64decode(content["data"])
         except OSError as error:
@@ -197,6 +197,15 @@ class Restore:
         if hashlib.sha256(data).hexdigest() != digest:
             raise Unusable("damaged: its blob has another digest")
         return data
+
+    def read(self, path: str, at: int | None, size: int) -> Any:
+        """What the host has put into a file, or a part of it."""
+        if path not in self.opened:
+            self.opened[path] = self.handed.open(path)
+        file = self.opened[path]
+        if at is not None:
+            return os.pread(file, size, at)
+        return mmap.mmap(file, 0, access=mmap.ACCESS_READ) if os.fstat(file).st_size else b""
 
     # -- values --------------------------------------------------------------------------------------------------------
 

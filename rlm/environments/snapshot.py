@@ -13,7 +13,7 @@ import types
 import codec
 import folder as files
 import pickles
-from blobs import IN_ALL, Blob, with_deep_stack
+from blobs import IN_ALL, Blob, Spool, with_deep_stack
 from definitions import Definitions, is_definition
 from graph import OverBudget, Walk
 from known import Known, is_bundled
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-TOO_LARGE = 128 * 1024 * 1024  # bytes of blobs that still fit into an answer where there is no folder for them
+TOO_LARGE = 128 * 1024 * 1024  # bytes of blobs that still fit into an answer where there is no spool for them
 
 
 class Scope:
@@ -42,7 +42,7 @@ class Scope:
         self.imports: set[str] = set()
         self.pristine: dict[str, str] = {}
         self.folder, self.limit = ".", 0
-        self.spool: str | None = None
+        self.spool: Spool | None = None
         self.cloudpickle: str | None = None
         self.cursed: dict[str, int] = {}
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlm.errors import BlobError
-from rlm.ports import Content, Owned
+from rlm.ports import Content, Owned, Part
 from rlm.stores.folders import make_folder, sync_folder
 
 LARGE = (
@@ -132,7 +132,7 @@ class BlobFiles:
                     raise _differs(digest, found, f"{size} bytes")
                 if stands or (isinstance(content, Owned) and self._sealed_and_linked(digest, content, descriptor)):
                     return size
-                os.lseek(descriptor, 0, os.SEEK_SET)
+                os.lseek(descriptor, content.start if isinstance(content, Part) else 0, os.SEEK_SET)
             self._write(digest, _pieces(descriptor, size))
             return size
 
@@ -325,9 +325,9 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextlib.contextmanager
-def _opened(content: Path | Owned) -> Iterator[tuple[int, int]]:
-    """A descriptor of a regular file, and its size. Nothing that a link or a pipe could do makes this wait."""
-    path = content.path if isinstance(content, Owned) else content
+def _opened(content: Part | Path | Owned) -> Iterator[tuple[int, int]]:
+    """A descriptor of a regular file, where the content begins, and its size. No link and no pipe makes this wait."""
+    path = content if isinstance(content, Path) else content.path
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -340,7 +340,11 @@ def _opened(content: Path | Owned) -> Iterator[tuple[int, int]]:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise BlobError(f"{path} is no regular file")
-        yield descriptor, status.st_size
+        if isinstance(content, Part):
+            os.lseek(descriptor, content.start, os.SEEK_SET)
+            yield descriptor, content.size
+        else:
+            yield descriptor, status.st_size
     finally:
         os.close(descriptor)
 

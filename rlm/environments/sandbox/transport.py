@@ -43,9 +43,13 @@ class SandboxTransport(SocketTransport):
 
     async def put_file(self, path: Path) -> str:
         """Hand over a descriptor of the file, which is read-only; the worker gets its bytes without a copy."""
-        return await self.hand_over(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        return await self._hand_over(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
-    async def hand_over(self, descriptor: int) -> str:
+    async def lend_file(self, path: Path) -> str:
+        """The same for a file that the worker is to write to, within its limit for the size of one."""
+        return await self._hand_over(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+
+    async def _hand_over(self, descriptor: int) -> str:
         name = f"fd:{next(self._numbers)}"
         try:
             while True:

@@ -14,6 +14,7 @@ from rlm.environments.kernel import Kernel
 from rlm.environments.payload import pack
 from rlm.environments.process import ProcessTransport
 from rlm.folds import Heap
+from rlm.ports import Part
 from rlm.types import Checkpointed, HeapChange, Lost
 
 
@@ -24,13 +25,11 @@ class Session:
         self._python = python
         self._folder = tempfile.TemporaryDirectory()
         self.path = Path(self._folder.name)
-        self.spool = self.path / "spool"
-        self.spool.mkdir()
         self.heap = Heap()
         self.blobs: dict[str, bytes] = {}
         self.given: list[tuple[list[str], Any]] = []
         self.change = HeapChange()
-        self._workers = 0
+        self._workers = self._captures = 0
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -55,6 +54,13 @@ class Session:
         self.given.append((list(names), value))
         await self.kernel.load(names, pack(value, self.path))
 
+    def spool(self) -> Path:
+        """A new file for the large blobs of one capture."""
+        self._captures += 1
+        file = self.path / f"spool-{self._captures}"
+        file.touch()
+        return file
+
     async def run(self, code: str) -> str:
         """What a cell, which must not fail, prints."""
         result = await self.kernel.run(code)
@@ -62,11 +68,8 @@ class Session:
         return result.stdout.rstrip("\n")
 
     async def capture(self, **options: Any) -> HeapChange:
-        captured = await self.kernel.capture(self.spool, **options)
-        for digest, blob in captured.blobs.items():
-            self.blobs[digest] = blob if isinstance(blob, bytes) else blob.read_bytes()
-            if isinstance(blob, Path):
-                blob.unlink()
+        captured = await self.kernel.capture(self.spool(), **options)
+        self.blobs.update((digest, content(blob)) for digest, blob in captured.blobs.items())
         self.change = captured.change
         self.heap.apply(Checkpointed("", 0, self.change))
         return self.change
@@ -91,6 +94,10 @@ class Session:
 
     def groups(self) -> set[tuple[str, ...]]:
         return {tuple(group.names) for group in self.change.groups}
+
+
+def content(blob: bytes | Part) -> bytes:
+    return blob if isinstance(blob, bytes) else blob.path.read_bytes()[blob.start : blob.start + blob.size]
 
 
 def session(script: Callable[[Session], Awaitable[None]], **options: Any) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from rlm.environments import images
 from rlm.errors import ProtocolError
+from rlm.ports import Part
 from rlm.types import HeapChange, Lost, Saved, SavedFile
 
 DATA = b"pickled"
@@ -37,14 +38,21 @@ def answer() -> dict[str, Any]:
         "seconds": 0.5,
         "pause": 0,
         "whole": True,
-        "blobs": {DIGEST: base64.b64encode(DATA).decode(), FILE: {"file": FILE}},
+        "blobs": {DIGEST: base64.b64encode(DATA).decode(), FILE: {"at": 2, "size": 5}},
     }
 
 
+def spooled(folder: Path) -> Path:
+    """What a worker wrote to a file that the host had lent it."""
+    file = folder / "spool"
+    file.write_bytes(b"..large.")
+    return file
+
+
 def test_an_answer_is_a_change_and_its_blobs(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_bytes(b"large")
-    found = images.capture(answer(), tmp_path)
-    assert found.blobs == {DIGEST: DATA, FILE: tmp_path / FILE}
+    spool = spooled(tmp_path)
+    found = images.capture(answer(), spool)
+    assert found.blobs == {DIGEST: DATA, FILE: Part(spool, 2, 5)}
     assert found.change == HeapChange(
         groups=[Saved(["a", "b"], ["list", "dict"], DIGEST, len(DATA), True, True, {"a": "def a(): pass"})],
         modules={"os": "os"},
@@ -89,8 +97,10 @@ WRONG: dict[str, Change] = {
     "neither whole nor not": lambda a: a.update(whole=1),
     "a blob that is no base64": lambda a: a["blobs"].update({DIGEST: "?!"}),
     "a blob of another digest": lambda a: a["blobs"].update({DIGEST: base64.b64encode(b"other").decode()}),
-    "a file of another name": lambda a: a["blobs"].update({FILE: {"file": DIGEST}}),
-    "a file by a path": lambda a: a["blobs"].update({FILE: {"file": "../" + FILE}}),
+    "a place behind the spool's end": lambda a: a["blobs"].update({FILE: {"at": 4, "size": 5}}),
+    "a place before its beginning": lambda a: a["blobs"].update({FILE: {"at": -1, "size": 5}}),
+    "a negative part": lambda a: a["blobs"].update({FILE: {"at": 7, "size": -5}}),
+    "a file by a path": lambda a: a["blobs"].update({FILE: {"at": 2, "size": 5, "path": "/etc/passwd"}}),
     "a blob under no digest": lambda a: a["blobs"].update(x=""),
     "a file of another size": lambda a: a["files"].update(f=[FILE, 6, 0o644, None]),
     "a link that is none": lambda a: a["files"].update(l=["0" * 64, 0, 0o777, 5]),
@@ -99,22 +109,16 @@ WRONG: dict[str, Change] = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_an_answer_is_refused_with(what: str, tmp_path: Path) -> None:
-    (tmp_path / FILE).write_bytes(b"large")
+    spool = spooled(tmp_path)
     wrong = answer()
     WRONG[what](wrong)
     with pytest.raises(ProtocolError):
-        images.capture(wrong, tmp_path)
+        images.capture(wrong, spool)
 
 
-@pytest.mark.parametrize("how", ["missing", "a link", "a folder", "no spool"])
-def test_a_blobs_file_must_be_a_file_in_the_spool(how: str, tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").write_bytes(b"large")
-    if how == "a link":
-        (tmp_path / FILE).symlink_to(tmp_path / "elsewhere")
-    elif how == "a folder":
-        (tmp_path / FILE).mkdir()
-    with pytest.raises(ProtocolError):
-        images.capture(answer(), None if how == "no spool" else tmp_path)
+def test_without_a_spool_there_are_no_parts_of_one() -> None:
+    with pytest.raises(ProtocolError, match="nowhere"):
+        images.capture(answer(), None)
 
 
 JSON = st.recursive(

@@ -13,7 +13,8 @@ import pytest
 from rlm.environments.kernel import Kernel, WorkerGone
 from rlm.environments.process import ProcessTransport
 from rlm.errors import ReplError
-from tests.heaps import Session, session
+from rlm.ports import Part
+from tests.heaps import Session, content, session
 from tests.sandboxed import program, python_of
 
 LARGE = "rows = [{'n': n, 'l': [n]} for n in range(60_000)]"
@@ -97,11 +98,11 @@ def test_the_answer_of_a_copy_may_come_while_a_cell_runs() -> None:
 def test_captures_that_come_while_one_is_under_way_follow_it_with_what_changed_since() -> None:
     async def script(s: Session) -> None:
         await s.run(LARGE)
-        first = asyncio.create_task(s.kernel.capture(s.spool))
+        first = asyncio.create_task(s.kernel.capture(s.spool()))
         await asyncio.sleep(0)
         await s.run("x = 1")
-        second = asyncio.create_task(s.kernel.capture(s.spool))
-        third = asyncio.create_task(s.kernel.capture(s.spool))
+        second = asyncio.create_task(s.kernel.capture(s.spool()))
+        third = asyncio.create_task(s.kernel.capture(s.spool()))
         names = [{n for group in (await task).change.groups for n in group.names} for task in (first, second, third)]
         assert names == [{"rows", "answer"}, {"x"}, set()]
 
@@ -202,16 +203,18 @@ def test_where_no_process_can_be_forked_the_capture_is_made_in_place() -> None:
     session(script)
 
 
-def test_large_blobs_are_files_in_the_spool_and_small_ones_are_not() -> None:
+def test_large_blobs_lie_in_the_spool_one_after_the_other_and_small_ones_do_not() -> None:
     async def script(s: Session) -> None:
-        await s.run("text = 'x' * 1_000_000; small = [1]")
-        captured = await s.kernel.capture(s.spool)
-        kinds = {group.names[0]: type(captured.blobs[group.digest]) for group in captured.change.groups}
-        assert kinds["small"] is bytes
-        assert issubclass(kinds["text"], Path)
-        assert [path.name for path in s.spool.iterdir()] == [
-            g.digest for g in captured.change.groups if "text" in g.names
-        ]
+        await s.run("text = 'x' * 1_000_000; other = 'y' * 500_000; small = [1]")
+        captured = await s.kernel.capture(spool := s.spool())
+        blobs = {group.names[0]: captured.blobs[group.digest] for group in captured.change.groups}
+        assert isinstance(blobs["small"], bytes)
+        parts = [blobs["text"], blobs["other"]]
+        assert all(isinstance(part, Part) for part in parts)
+        assert {type(content(part)) for part in parts} == {bytes}
+        assert b"x" * 1_000_000 in content(blobs["text"])
+        assert b"y" * 500_000 in content(blobs["other"])
+        assert spool.stat().st_size == sum(len(content(part)) for part in parts)
 
     session(script)
 
@@ -219,11 +222,11 @@ def test_large_blobs_are_files_in_the_spool_and_small_ones_are_not() -> None:
 def test_of_many_small_blobs_only_as_many_ride_in_the_answer_as_it_has_room_for() -> None:
     async def script(s: Session) -> None:
         await s.run("for i in range(180): globals()[f'v{i}'] = [bytes([i]) * 200_000]")
-        captured = await s.kernel.capture(s.spool)
+        captured = await s.kernel.capture(s.spool())
         riding = sum(len(blob) for blob in captured.blobs.values() if isinstance(blob, bytes))
         assert 30 << 20 < riding <= 32 << 20
         assert len(captured.blobs) > 180
-        assert sum(isinstance(blob, Path) for blob in captured.blobs.values()) == len(list(s.spool.iterdir())) > 10
+        assert sum(isinstance(blob, Part) for blob in captured.blobs.values()) > 10
 
     session(script)
 

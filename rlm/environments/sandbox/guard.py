@@ -192,6 +192,10 @@ def kill(pid: int, number: int) -> None:
 def leave() -> NoReturn:
     """End, and everything of the session with it."""
     if os.getpid() != 1:
+        while left := read("/proc/self/task/" + str(os.getpid()) + "/children").split():
+            for pid in left:  # what has left the group has come to this process, once its parent had ended
+                kill(int(pid), signal.SIGKILL)
+                os.waitpid(int(pid), 0)
         os.killpg(0, signal.SIGKILL)
     os._exit(0)
 

@@ -106,14 +106,14 @@ class Sandbox:
         """The transport to a new worker. Raises `SandboxError`."""
         level = self._level or await in_thread(lambda: self.level)
         settings = self.settings
-        if level == "none":
+        if level == "none" and not has_zygotes():
             return ProcessTransport(folder, python=settings.python, env=settings.env)
         for attempt in (0, 1):
             running = self._zygote
             if running is None or not running.is_alive:
                 running = await in_thread(self._start)
             try:
-                session = running.session(folder if level == "landlock" else None)
+                session = running.session(None if level == "namespace" else folder)
             except OSError as error:
                 if attempt:
                     raise SandboxError(f"no session can be started: {error}") from error
@@ -121,7 +121,8 @@ class Sandbox:
             running.sessions += 1
             if level == "namespace":
                 asyncio.get_running_loop().call_later(REFILL_SECONDS, running.keep_spare, SPARE)
-            return SandboxTransport(session, running.release, self._limits)
+            memory = settings.resources.bytes_of_memory + (settings.resources.disk if level == "namespace" else 0)
+            return SandboxTransport(session, running.release, self._limits, memory)
         raise AssertionError("the last attempt returns or raises")
 
     @property
@@ -164,6 +165,11 @@ class Sandbox:
         if refused is None:
             self._zygote = running
         return refused
+
+
+def has_zygotes() -> bool:
+    """Whether sessions are forked here at all; elsewhere, at the level `none`, each is a process of its own."""
+    return sys.platform == "linux"
 
 
 def unsupported(level: str) -> str | None:
@@ -212,7 +218,7 @@ def config(settings: Settings, level: str) -> Mapping[str, Any]:
     resources = settings.resources
     python = plan.interpreter(settings.python)
     planned = plan.plan(python, settings.packages, settings.extra_paths, settings.network)
-    own_user = os.geteuid() == 0 and (level == "namespace" or readable_for_all(planned.readable))
+    own_user = level != "none" and os.geteuid() == 0 and (level == "namespace" or readable_for_all(planned.readable))
     abi = landlock_abi()
     kill = level == "namespace" or own_user or abi >= SCOPED_LANDLOCK
     return {
@@ -227,7 +233,9 @@ def config(settings: Settings, level: str) -> Mapping[str, Any]:
         "network": settings.network,
         "own_user": own_user,
         "abi": abi,
-        "filter": base64.b64encode(
+        "filter": ""
+        if level == "none"
+        else base64.b64encode(
             program(syscalls.allowed(level, kill=kill), syscalls.rules(level, network=settings.network, kill=kill))
         ).decode(),
         "worker": str(WORKER_FOLDER),
@@ -236,7 +244,8 @@ def config(settings: Settings, level: str) -> Mapping[str, Any]:
         "limits": {
             "data": resources.bytes_of_memory,
             "memory": resources.bytes_of_memory,
-            "nproc": resources.processes,
+            "nproc": None if level == "none" else resources.processes,  # which counts all processes of a user
+            "processes": resources.processes,
             "nofile": resources.open_files,
             "fsize": resources.file_size,
             "disk": resources.disk,

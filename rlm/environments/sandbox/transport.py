@@ -11,13 +11,18 @@ import contextlib
 import itertools
 import json
 import os
+import signal
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rlm.environments.process import SocketTransport, how_it_ended
-from rlm.environments.sandbox.zygotes import Session
+from rlm.environments.sandbox import cgroups
+from rlm.environments.sandbox.cgroups import MemoryGroup
+from rlm.environments.sandbox.zygotes import START_SECONDS, Session
+from rlm.errors import SandboxError
+from rlm.portal import in_thread
 
 LAST_WORDS = 1.0  # seconds in which a guard has told how its worker ended
 END = 5.0  # seconds in which the kernel has ended a session; a large memory takes its time to be given back
@@ -25,16 +30,41 @@ INTERRUPT = b"i"
 
 
 class SandboxTransport(SocketTransport):
-    """over: called when the session is. limits: what to say of each that a guard ends sessions for."""
+    """over: called when the session is. limits: what to say of each that a guard ends sessions for. memory: bytes that
+    the kernel lets it have, where it can be asked to count them."""
 
-    def __init__(self, session: Session, over: Callable[[], None], limits: Mapping[str, str]) -> None:
+    def __init__(
+        self, session: Session, over: Callable[[], None], limits: Mapping[str, str], memory: int | None = None
+    ) -> None:
         super().__init__()
-        self._session, self._over, self._limits = session, over, limits
+        self._session, self._over, self._limits, self._memory = session, over, limits, memory
         self._numbers = itertools.count()
         self._guard: int | None = None  # a descriptor of its process
+        self._told: dict[str, Any] = {}
+        self._group: asyncio.Future[MemoryGroup | None] | None = None
 
     async def open(self) -> None:
         self._socket = self._session.channel
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._listen()
+        except TimeoutError:
+            pass  # the worker will not answer either, and whoever waits for it says so
+        except OSError as error:
+            raise SandboxError(f"the sandbox has gone: {error}") from error
+        if self._memory is not None and self._guard is not None:
+            self._group = asyncio.ensure_future(in_thread(self._in_a_group))
+
+    def _in_a_group(self) -> MemoryGroup | None:
+        place, guard = cgroups.home(), None if self._guard is None else cgroups.pid_of(self._guard)
+        if place is None or guard is None or self._memory is None:
+            return None
+        try:
+            group = MemoryGroup(place, self._memory + cgroups.OVERHEAD)
+            group.add(guard)
+        except OSError:  # no more of them can be made; the guard watches in any case
+            return None
+        return group
 
     def interrupt(self) -> None:
         """Interrupt the running cell and the programs that it started."""
@@ -65,34 +95,38 @@ class SandboxTransport(SocketTransport):
 
     async def _close(self) -> None:
         try:
-            told = await self._last_words()
-            self._end = self._how(told)
+            await self._last_words()
         finally:
             self._hang_up()
             self._session.close()
             self._over()
             if self._guard is not None:
                 await _until_dead(self._guard)
+            group = None if self._group is None else await self._group
+            self._end = self._how(group is not None and group.has_killed)
+            if group is not None:
+                group.remove()
 
-    async def _last_words(self) -> dict[str, Any]:
-        """What the guard says of the worker's end. A worker that lives is ended."""
-        control, loop = self._session.control, asyncio.get_running_loop()
-        told: dict[str, Any] = {}
+    async def _last_words(self) -> None:
+        """Hear what the guard says of the worker's end. A worker that lives is ended."""
         with contextlib.suppress(OSError):
             if not self._channel_is_closed():
-                control.shutdown(socket.SHUT_WR)  # as if the host were gone
+                self._session.control.shutdown(socket.SHUT_WR)  # as if the host were gone
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(LAST_WORDS):
-                while True:
-                    if not _readable(control):
-                        await _wait_readable(loop, control)
-                    message, descriptors, _, _ = socket.recv_fds(control, 1 << 14, 1)
-                    if descriptors:
-                        self._guard = descriptors[0]
-                    if not message:
-                        break
-                    told.update(_message(message))
-        return told
+                while await self._listen():
+                    pass
+
+    async def _listen(self) -> bool:
+        """Hear the guard's next message; False once it is gone."""
+        control = self._session.control
+        if not _readable(control):
+            await _wait_readable(asyncio.get_running_loop(), control)
+        message, descriptors, _, _ = socket.recv_fds(control, 1 << 14, 1)
+        if descriptors:
+            self._guard = descriptors[0]
+        self._told.update(_message(message))
+        return bool(message)
 
     def _channel_is_closed(self) -> bool:
         try:
@@ -102,12 +136,13 @@ class SandboxTransport(SocketTransport):
         except OSError:
             return True
 
-    def _how(self, told: dict[str, Any]) -> str:
-        if failed := told.get("failed"):
+    def _how(self, out_of_memory: bool) -> str:
+        if failed := self._told.get("failed"):
             return f"its sandbox could not be set up: {str(failed)[:500]}"
-        if limit := self._limits.get(str(told.get("over"))):
+        status = self._told.get("status")
+        over = self._told.get("over") or ("memory" if out_of_memory and status == -signal.SIGKILL else "")
+        if limit := self._limits.get(str(over)):
             return f"killed, because {limit}"
-        status = told.get("status")
         return how_it_ended(status) if isinstance(status, int) else "killed with its sandbox"
 
     def disown(self) -> None:

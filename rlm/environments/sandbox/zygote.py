@@ -223,7 +223,7 @@ def begin(zygote: Zygote, message: dict[str, Any], descriptors: list[int]) -> No
         limits = zygote.limits
         if zygote.spaces:
             guard.Guard(control, worker, limits["memory"]).run()
-        guard.Guard(control, worker, limits["memory"], limits["nproc"], limits["disk"], os.getcwd()).run()
+        guard.Guard(control, worker, limits["memory"], limits["processes"], limits["disk"], os.getcwd()).run()
     except BaseException:  # noqa: BLE001 - the host is told, whatever it is
         guard.fail(control)
 
@@ -276,6 +276,8 @@ def set_limits(limits: dict[str, Any]) -> None:
 def confine(zygote: Zygote) -> None:
     """From here on this process can do only what is allowed in there, and never more again."""
     config = zygote.config
+    if config["level"] == "none":
+        return
     linux.drop_capabilities()
     linux.no_new_privileges()
     if not zygote.spaces:

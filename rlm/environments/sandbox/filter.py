@@ -30,18 +30,13 @@ def program(allowed: Mapping[int, str], rules: Sequence[Rule], refusals: Sequenc
         (JUMP_OR_ABOVE, 0, 1, X32),
         (RETURN, 0, 0, KILL),
     ]
+    for rule in rules:  # first, as the kernel remembers what is allowed without a look at arguments
+        body = _body(rule)
+        code += [(JUMP_EQUAL, 0, len(body), rule.number), *body]
     for number in sorted(allowed):
         code += [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, ALLOW)]
     for refusal in refusals:
         code += [(JUMP_EQUAL, 0, 1, refusal.number), (RETURN, 0, 0, ERROR | refusal.error)]
-    for rule in rules:
-        body = [
-            (LOAD, 0, 0, ARGUMENTS + 8 * rule.argument),  # the lower half, on a little-endian machine
-            (AND, 0, 0, rule.mask),
-            *(entry for value in sorted(rule.values) for entry in ((JUMP_EQUAL, 0, 1, value), (RETURN, 0, 0, ALLOW))),
-            (RETURN, 0, 0, ERROR | rule.refusal),
-        ]
-        code += [(JUMP_EQUAL, 0, len(body), rule.number), *body]
     code += [
         (JUMP_OR_ABOVE, 0, 1, NEWEST + 1),
         (RETURN, 0, 0, ERROR | errno.ENOSYS),
@@ -50,3 +45,14 @@ def program(allowed: Mapping[int, str], rules: Sequence[Rule], refusals: Sequenc
     if len(code) > MAX_LENGTH:
         raise ValueError(f"{len(code)} instructions are more than a filter can have ({MAX_LENGTH})")
     return b"".join(struct.pack("<HBBI", *entry) for entry in code)
+
+
+def _body(rule: Rule) -> list[tuple[int, int, int, int]]:
+    """What is done with a call that the rule is about: each test passed goes on to the next, the last one allows."""
+    code: list[tuple[int, int, int, int]] = []
+    for test in rule.tests:
+        code += [(LOAD, 0, 0, ARGUMENTS + 8 * test.argument), (AND, 0, 0, test.mask)]  # the lower half, little-endian
+        values = sorted(test.values)
+        code += [(JUMP_EQUAL, len(values) - at, 0, value) for at, value in enumerate(values)]
+        code += [(RETURN, 0, 0, ERROR | rule.refusal)]
+    return [*code, (RETURN, 0, 0, ALLOW)]

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 RESTING, RUNNING, CLOSE = 0.5, 0.1, 0.02  # seconds between two looks: idle, at work, near a limit
 FOLDER_SECONDS = 1.0  # between two looks at the files of a session, where no file system of its own limits them
 INTERRUPT = b"i"
+FEW_FILES = 64  # whose buffers are nothing to speak of
+SOCKET = 212_992  # bytes that a socket buffers, as net.core.wmem_max has it
+LARGE_MAP = 1 << 20  # bytes of shared memory that are worth counting, all of them: what was written may be in no map
 SPARE = 1000  # the oom_score_adj of a process that has offered itself to be ended first
 BUFFER = 16 * 1024  # bytes of an order, and of what is read of a file in /proc
 
@@ -44,7 +47,7 @@ class Guard:
     ) -> None:
         self.control, self.worker, self.memory = control, worker, memory
         self.processes, self.disk, self.folder = processes, disk, folder
-        self.used, self.ticks, self.at_work, self.over = 0, 0, True, ""
+        self.used, self.unseen, self.ticks, self.count, self.at_work, self.over = 0, 0, 0, 0, True, ""
         self.walked, self.written = 0.0, True  # when the folder was last looked at, and whether it can have grown since
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
@@ -95,19 +98,24 @@ class Guard:
         return CLOSE if self.used > self.memory // 2 else RUNNING if self.at_work else RESTING
 
     def look(self) -> None:
-        """End what takes most, where all together take more than they may."""
-        sizes, ticks = [], 0
-        for pid in self.members():
-            size, worked = measure(pid)
-            sizes.append((size, pid))
-            ticks += worked
-        self.at_work, self.ticks = ticks != self.ticks, ticks
-        self.used = sum(size for size, _ in sizes)
-        if self.used > self.memory:
-            large = [entry for entry in sizes if entry[0] > self.used // 8]
-            spared = [entry for entry in large if is_spare(entry[1])]  # a copy of the worker that saves its state
-            self.end(max(spared or sizes)[1], "memory")
-        if self.processes is not None and len(sizes) > self.processes:
+        """End what takes most, until all together take no more than they may."""
+        members = [Measured(pid) for pid in self.members()]
+        ticks = sum(member.ticks for member in members)
+        self.at_work, self.ticks = ticks != self.ticks or len(members) != self.count, ticks
+        self.count = len(members)
+        if self.at_work:
+            self.unseen = unseen(members)
+        self.used = sum(member.held for member in members) + self.unseen
+        excess = self.used - self.memory
+        # A copy of the worker that saves its state goes first; but what is in nobody's memory ends with the session.
+        for member in sorted(members, key=lambda one: (one.is_spare, one.held), reverse=True):
+            if excess <= 0 or self.unseen > self.memory:
+                break
+            self.end(member.pid, "memory")
+            excess -= member.held
+        if excess > 0:
+            self.end(self.worker, "memory")
+        if self.processes is not None and sum(member.threads for member in members) > self.processes:
             self.end(self.worker, "processes")
         self.written = self.written or self.at_work
         if self.disk is not None and self.written and time.monotonic() - self.walked > FOLDER_SECONDS:
@@ -141,22 +149,49 @@ def group_of(pid: int) -> int:
         return -1
 
 
-def measure(pid: int) -> tuple[int, int]:
-    """Bytes that a process holds for itself or shares with others, files aside; and clock ticks it has worked."""
-    try:
-        lines = read("/proc/" + str(pid) + "/status").splitlines()
-        fields = read("/proc/" + str(pid) + "/stat").rpartition(b")")[2].split()
-    except OSError:
-        return 0, 0
-    held = sum(int(line.split()[1]) for line in lines if line.startswith((b"RssAnon:", b"RssShmem:")))
-    return held * 1024, int(fields[11]) + int(fields[12]) if len(fields) > 12 else 0
+class Measured:
+    """A process: bytes that it holds, files aside; its threads, and the clock ticks that it has worked."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid, self.held, self.threads, self.ticks, self.is_spare = pid, 0, 0, 0, False
+        place = "/proc/" + str(pid)
+        try:
+            for line in read(place + "/status").splitlines():
+                if line.startswith((b"RssAnon:", b"RssShmem:")):
+                    self.held += int(line.split()[1]) * 1024
+                elif line.startswith(b"Threads:"):
+                    self.threads = int(line.split()[1])
+            fields = read(place + "/stat").rpartition(b")")[2].split()
+            self.ticks = int(fields[11]) + int(fields[12])
+            self.is_spare = int(read(place + "/oom_score_adj")) >= SPARE
+        except (OSError, ValueError, IndexError):
+            pass  # it has just ended
 
 
-def is_spare(pid: int) -> bool:
-    try:
-        return int(read("/proc/" + str(pid) + "/oom_score_adj")) >= SPARE
-    except (OSError, ValueError):
-        return False
+def unseen(members: list[Measured]) -> int:
+    """Bytes that processes may hold and that are in no process's memory: of shared maps, and what sockets buffer."""
+    maps: dict[bytes, int] = {}
+    sockets: set[str] = set()
+    for member in members:
+        place = "/proc/" + str(member.pid)
+        try:
+            for line in read_all(place + "/maps").splitlines():
+                if line.endswith(b"/dev/zero (deleted)"):
+                    ends, _, _, _, inode, *_ = line.split()
+                    start, end = ends.split(b"-")
+                    maps[inode] = max(maps.get(inode, 0), int(end, 16) - int(start, 16))
+            found = os.listdir(place + "/fd")
+            if len(found) > FEW_FILES:
+                links = (os.readlink(place + "/fd/" + name) for name in found)
+                sockets.update(link for link in links if link.startswith("socket:"))
+        except OSError:
+            pass  # it has just ended
+    return sum(size for size in maps.values() if size > LARGE_MAP) + len(sockets) * SOCKET
+
+
+def read_all(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def read(path: str) -> bytes:

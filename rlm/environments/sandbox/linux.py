@@ -31,7 +31,8 @@ AT_RECURSIVE, AT_EMPTY_PATH, DETACH = 0x8000, 0x1000, 2
 CLONE, PIVOT_ROOT, SECCOMP, OPEN_TREE, MOVE_MOUNT, MOUNT_SETATTR = 56, 155, 317, 428, 429, 442
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 
-DEATH_SIGNAL, DUMPABLE, DROP_BOUNDING, NO_NEW_PRIVILEGES, AMBIENT, SUBREAPER = 1, 4, 24, 38, 47, 36
+DUMPABLE, KEEP_CAPABILITIES, DROP_BOUNDING, SUBREAPER, NO_NEW_PRIVILEGES, AMBIENT = 4, 8, 24, 36, 38, 47
+READ_ALL = 2  # CAP_DAC_READ_SEARCH: to read files whoever owns them
 CAPABILITIES = 64  # more than there are
 CAPABILITY_VERSION = 0x20080522
 
@@ -123,13 +124,20 @@ def prctl(option: int, value: int = 0) -> None:
     checked(libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0), "prctl(" + str(option) + ")")
 
 
-def drop_capabilities() -> None:
-    """Have none, and never get any again: bounding set, ambient set, then all others."""
+def drop_capabilities(kept: int | None = None) -> None:
+    """Have none, or but one, and never get any other again: bounding set, ambient set, then all others.
+
+    kept: the number of one that this process has, which its programs have, too.
+    """
     for number in range(CAPABILITIES):
-        libc.prctl(DROP_BOUNDING, number, 0, 0, 0)  # what is no capability is an error, and no loss
+        if number != kept:
+            libc.prctl(DROP_BOUNDING, number, 0, 0, 0)  # what is no capability is an error, and no loss
     libc.prctl(AMBIENT, 4, 0, 0, 0)  # PR_CAP_AMBIENT_CLEAR_ALL
+    mask = 0 if kept is None else 1 << kept
     header = struct.pack("Ii", CAPABILITY_VERSION, 0)
-    checked(libc.capset(header, bytes(24)), "capset")
+    checked(libc.capset(header, struct.pack("IIIIII", mask, mask, mask, 0, 0, 0)), "capset")
+    if kept is not None:
+        checked(libc.prctl(AMBIENT, 2, kept, 0, 0), "prctl(PR_CAP_AMBIENT_RAISE)")
 
 
 def no_new_privileges() -> None:
@@ -171,5 +179,12 @@ def landlock(abi: int, readable: Sequence[str], writable: Sequence[str], network
             allowed = rights if os.path.isdir(path) else rights & (1 | 2 | 4 | 1 << 14 | 1 << 15)
             checked(libc.syscall(LANDLOCK_ADD, rules, 1, struct.pack("=Qi", allowed, place), 0), "Landlock: " + path)
             os.close(place)
+    checked(libc.syscall(LANDLOCK_RESTRICT, rules, 0), "Landlock")
+    os.close(rules)
+
+
+def landlock_scope() -> None:
+    """Leave everything as it is, but abstract Unix sockets and signals of whoever is outside. Needs ABI 6."""
+    rules = checked(libc.syscall(LANDLOCK_CREATE, struct.pack("QQQ", 0, 0, 3), 24, 0), "Landlock")
     checked(libc.syscall(LANDLOCK_RESTRICT, rules, 0), "Landlock")
     os.close(rules)

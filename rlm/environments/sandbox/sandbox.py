@@ -8,7 +8,7 @@ import ctypes
 import json
 import os
 import platform
-import stat
+import resource
 import sys
 import tempfile
 import threading
@@ -33,6 +33,10 @@ SCOPED_LANDLOCK = 6  # the version from which on it mediates signals and abstrac
 SPARE = 2  # sessions that stand ready before anybody asks for them
 REFILL_SECONDS = 0.05  # after which they are made: not while whoever took the last one waits for its first result
 MEBIBYTE = 1 << 20
+FIRST_USER, USERS = 1 << 30, 1 << 30  # as whom nothing else runs on any machine that we know of
+FEWEST_USERS = 1 << 15  # that a range must have for us to take its upper half
+IN_ONE_MESSAGE = 253  # SCM_MAX_FD: by so many descriptors a limit can be overrun
+LEAST_OPEN_FILES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +200,11 @@ def landlock_abi() -> int:
 def probe(running: Zygote, level: str) -> str | None:
     """Set a session up and end it; None if that worked, else what did not."""
     with tempfile.TemporaryDirectory(prefix="rlm-probe-") as folder:
-        session = running.session(Path(folder) if level == "landlock" else None)
+        (work := Path(folder, "work")).mkdir()
+        try:
+            session = running.session(work if level == "landlock" else None)
+        except OSError as error:
+            return f"no session can be started: {error}"
         try:
             session.channel.settimeout(30)
             said = session.channel.recv(1 << 16)
@@ -218,9 +226,9 @@ def config(settings: Settings, level: str) -> Mapping[str, Any]:
     resources = settings.resources
     python = plan.interpreter(settings.python)
     planned = plan.plan(python, settings.packages, settings.extra_paths, settings.network)
-    own_user = level != "none" and os.geteuid() == 0 and (level == "namespace" or readable_for_all(planned.readable))
+    users = None if level == "none" or os.geteuid() != 0 else free_users()
     abi = landlock_abi()
-    kill = level == "namespace" or own_user or abi >= SCOPED_LANDLOCK
+    kill = level == "namespace" or users is not None or abi >= SCOPED_LANDLOCK
     return {
         "level": level,
         "mounts": planned.mounts,
@@ -231,12 +239,13 @@ def config(settings: Settings, level: str) -> Mapping[str, Any]:
         "readable": [*planned.readable, "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"],
         "writable": [*planned.writable, "/dev/null"],
         "network": settings.network,
-        "own_user": own_user,
+        "users": users,
         "abi": abi,
+        "scoped": abi >= SCOPED_LANDLOCK,
         "filter": ""
         if level == "none"
         else base64.b64encode(
-            program(syscalls.allowed(level, kill=kill), syscalls.rules(level, network=settings.network, kill=kill))
+            program(syscalls.allowed(level, kill=kill), syscalls.rules(level, network=settings.network))
         ).decode(),
         "worker": str(WORKER_FOLDER),
         "cloudpickle": str(CLOUDPICKLE),
@@ -244,9 +253,10 @@ def config(settings: Settings, level: str) -> Mapping[str, Any]:
         "limits": {
             "data": resources.bytes_of_memory,
             "memory": resources.bytes_of_memory,
-            "nproc": None if level == "none" else resources.processes,  # which counts all processes of a user
+            # Without a user of its own all processes of the user would count; its guard counts them instead.
+            "nproc": resources.processes if level == "namespace" or users is not None else None,
             "processes": resources.processes,
-            "nofile": resources.open_files,
+            "nofile": min(resources.open_files, most_open_files()),
             "fsize": resources.file_size,
             "disk": resources.disk,
             "files": resources.files,
@@ -261,14 +271,26 @@ def environment(settings: Settings, python: str) -> dict[str, str]:
     return own
 
 
-def readable_for_all(paths: Sequence[str]) -> bool:
-    """Whether a user who owns nothing can read these paths; not so below a folder that only its owner may enter."""
-    for path in paths:
-        for place in (Path(path), *Path(path).parents):
-            try:
-                mode = place.stat().st_mode
-            except OSError:
-                continue
-            if not mode & (stat.S_IXOTH if stat.S_ISDIR(mode) else stat.S_IROTH):
-                return False
-    return True
+def free_users() -> tuple[int, int] | None:
+    """The users from which those of sessions are drawn: the first, and how many. None where we may not choose.
+
+    They are far from those of people and programs. In a user namespace there may be few, or none.
+    """
+    try:
+        lines = [list(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    except (OSError, ValueError):
+        return None
+    for first, _, count in sorted(lines, key=lambda line: -line[2]):
+        if first + count >= FIRST_USER + USERS:
+            return FIRST_USER, USERS
+        if count >= FEWEST_USERS:
+            return first + count // 2, count // 2
+    return None
+
+
+def most_open_files() -> int:
+    """Descriptors on their way through sockets count for a user as a whole. What a session can have on its way must
+    leave this process, which runs as the same user, room to hand over its own."""
+    if os.geteuid() == 0:
+        return 1 << 20
+    return max(LEAST_OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - IN_ONE_MESSAGE - LEAST_OPEN_FILES)

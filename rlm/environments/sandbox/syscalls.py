@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,18 +26,22 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """A call that is allowed for some of its arguments: those where `argument & mask` is one of `values`.
+class Test:
+    """Of the argument with this index: whether `argument & mask` is one of `values`. The kernel reads 32 bits of it."""
 
-    The kernel reads these arguments as 32 bits. refusal: the error of all others.
-    """
+    argument: int
+    values: frozenset[int]
+    mask: int = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A call that is allowed where its arguments pass all tests. refusal: the error that others get."""
 
     call: str
     number: int
     why: str
-    argument: int
-    values: frozenset[int] = field(default_factory=frozenset)
-    mask: int = 0xFFFFFFFF
+    tests: Sequence[Test]
     refusal: int = errno.EPERM
 
 
@@ -60,11 +64,6 @@ GROUPS: Sequence[Group] = (
         "readahead 187",
     ),
     Group(
-        "open",
-        "open what is mounted; which paths that is, the mounts or Landlock decide",
-        "open 2, openat 257, openat2 437, creat 85",
-    ),
-    Group(
         "look",
         "look at files and folders",
         "stat 4, fstat 5, lstat 6, newfstatat 262, statx 332, access 21, faccessat 269, faccessat2 439, "
@@ -75,14 +74,13 @@ GROUPS: Sequence[Group] = (
         "change",
         "change files in the session's own folders",
         "truncate 76, ftruncate 77, fallocate 285, fsync 74, fdatasync 75, sync_file_range 277, rename 82, "
-        "renameat 264, renameat2 316, mkdir 83, mkdirat 258, rmdir 84, link 86, linkat 265, unlink 87, "
-        "unlinkat 263, symlink 88, symlinkat 266, umask 95, flock 73, fcntl 72",
+        "renameat 264, renameat2 316, rmdir 84, link 86, linkat 265, unlink 87, "
+        "unlinkat 263, symlink 88, symlinkat 266, umask 95, flock 73",
     ),
     Group(
         "metadata",
         "modes, times and owners of one's own files (not at the Landlock level: Landlock does not mediate them)",
-        "chmod 90, fchmod 91, fchmodat 268, fchmodat2 452, chown 92, fchown 93, lchown 94, fchownat 260, "
-        "utime 132, utimes 235, futimesat 261, utimensat 280",
+        "chown 92, fchown 93, lchown 94, fchownat 260, utime 132, utimes 235, futimesat 261, utimensat 280",
     ),
     Group(
         "memory",
@@ -131,8 +129,7 @@ GROUPS: Sequence[Group] = (
         "wait",
         "wait for several files at once",
         "poll 7, ppoll 271, select 23, pselect6 270, epoll_create 213, epoll_create1 291, epoll_ctl 233, "
-        "epoll_wait 232, epoll_pwait 281, epoll_pwait2 441, eventfd 284, eventfd2 290, inotify_init 253, "
-        "inotify_init1 294, inotify_add_watch 254, inotify_rm_watch 255",
+        "epoll_wait 232, epoll_pwait 281, epoll_pwait2 441, eventfd 284, eventfd2 290",
     ),
     Group(
         "pipes",
@@ -141,8 +138,8 @@ GROUPS: Sequence[Group] = (
     ),
     Group(
         "sockets",
-        "pairs of sockets, and what is done with sockets once they are there; which can be made, see RULES",
-        "socketpair 53, connect 42, accept 43, accept4 288, bind 49, listen 50, sendto 44, recvfrom 45, "
+        "what is done with sockets once they are there; for which can be made, see `rules`",
+        "connect 42, accept 43, accept4 288, bind 49, listen 50, sendto 44, recvfrom 45, "
         "sendmsg 46, recvmsg 47, sendmmsg 307, recvmmsg 299, shutdown 48, getsockname 51, getpeername 52, "
         "setsockopt 54, getsockopt 55",
     ),
@@ -155,34 +152,64 @@ GROUPS: Sequence[Group] = (
     Group(
         "scheduling",
         "ask about, and within one's rights set, one's own scheduling and limits",
-        "setrlimit 160, sched_getaffinity 204, sched_setaffinity 203, sched_getparam 143, sched_getscheduler 145, "
+        "setrlimit 160, sched_getaffinity 204, sched_getparam 143, sched_getscheduler 145, "
         "sched_get_priority_max 146, sched_get_priority_min 147, sched_rr_get_interval 148, sched_getattr "
-        "315, getpriority 140, setpriority 141",
+        "315, getpriority 140",
     ),
 )
 
 NEW_NAMESPACES = 0x7E020000  # CLONE_NEW*: include/uapi/linux/sched.h
 UNIX, INET, INET6, NETLINK = 1, 2, 10, 16  # address families
+STREAM, SEQUENCED = 1, 5  # types of sockets that, once connected, can send nowhere else
+KIND_OF_SOCKET = 0xF  # of the bits of a socket's type
 S_IFMT, S_IFREG, S_IFIFO = 0o170000, 0o100000, 0o010000
+RIGHTS_OF_OTHERS = 0o6000  # the bits of a mode that give a program the rights of its owner
 TERMINAL = frozenset((0x5401, 0x5413))  # TCGETS, TIOCGWINSZ: how Python asks whether a file is a terminal
 DESCRIPTORS = frozenset((0x5421, 0x541B, 0x5450, 0x5451, 0x5452))  # FIONBIO, FIONREAD, FIONCLEX, FIOCLEX, FIOASYNC
-# PR_SET/GET_PDEATHSIG, GET/SET_DUMPABLE, SET/GET_NAME, GET_SECCOMP, CAPBSET_READ, GET/SET_TIMERSLACK, SET/GET_CHILD_
-# SUBREAPER, SET/GET_NO_NEW_PRIVS, SET/GET_THP_DISABLE, PR_SET_VMA
-PROCESS_OPTIONS = frozenset((1, 2, 3, 4, 15, 16, 21, 23, 29, 30, 36, 37, 38, 39, 41, 42, 0x53564D41))
+# F_DUPFD, GET/SETFD, GET/SETFL, GETLK, SETLK, SETLKW, GETOWN, OFD locks, F_DUPFD_CLOEXEC, F_GETPIPE_SZ, F_GET_SEALS:
+# no leases, which make others wait; no owner, who is sent signals; no larger pipes, which one user has few of
+FILE_COMMANDS = frozenset((0, 1, 2, 3, 4, 5, 6, 7, 9, 36, 37, 38, 1030, 1032, 1034))
+# PR_SET/GET_PDEATHSIG, GET_DUMPABLE, SET/GET_NAME, GET_SECCOMP, CAPBSET_READ, SET/GET_TIMERSLACK, SET/GET_CHILD_
+# SUBREAPER, SET/GET_NO_NEW_PRIVS, SET/GET_THP_DISABLE, PR_SET_VMA; not SET_DUMPABLE, which hides a process's memory
+PROCESS_OPTIONS = frozenset((1, 2, 3, 15, 16, 21, 23, 29, 30, 36, 37, 38, 39, 41, 42, 0x53564D41))
+
+ZERO = frozenset((0,))
+OPEN = "open what is mounted, and make files, but none whose program has the rights of its owner"
+PLAIN_FILES = frozenset((0, S_IFREG, S_IFIFO))
+
+
+def _mode(call: str, number: int, argument: int, why: str) -> Rule:
+    return Rule(call, number, why, [Test(argument, ZERO, RIGHTS_OF_OTHERS)])
+
 
 RULES: Sequence[Rule] = (
-    Rule("clone", 56, "threads and child processes, in no new namespace", 0, frozenset((0,)), NEW_NAMESPACES),
-    Rule("prctl", 157, "options of one's own process that give no rights", 0, PROCESS_OPTIONS, refusal=errno.EINVAL),
-    Rule("ioctl", 16, "ask what a file is; set it non-blocking", 1, TERMINAL | DESCRIPTORS, refusal=errno.ENOTTY),
-    Rule("prlimit64", 302, "limits of one's own process, which only ever go down", 0, frozenset((0,))),
-    Rule("personality", 135, "ask which one is in force", 0, frozenset((0xFFFFFFFF,))),
-    Rule("mknod", 133, "named pipes", 1, frozenset((0, S_IFREG, S_IFIFO)), S_IFMT),
-    Rule("mknodat", 259, "named pipes", 2, frozenset((0, S_IFREG, S_IFIFO)), S_IFMT),
+    Rule("fcntl", 72, "descriptors and locks", [Test(1, FILE_COMMANDS)]),
+    _mode("openat", 257, 3, OPEN),
+    _mode("open", 2, 2, OPEN),
+    _mode("creat", 85, 1, OPEN),
+    _mode("mkdir", 83, 1, OPEN),
+    _mode("mkdirat", 258, 2, OPEN),
+    Rule("ioctl", 16, "ask what a file is; make it wait or not", [Test(1, TERMINAL | DESCRIPTORS)], errno.ENOTTY),
+    Rule("clone", 56, "threads and child processes, in no new namespace", [Test(0, ZERO, NEW_NAMESPACES)]),
+    Rule("prctl", 157, "options of one's own process that give no rights", [Test(0, PROCESS_OPTIONS)], errno.EINVAL),
+    Rule("prlimit64", 302, "limits of one's own process, which only ever go down", [Test(0, ZERO)]),
+    Rule("sched_setaffinity", 203, "the processors of one's own process", [Test(0, ZERO)]),
+    Rule("setpriority", 141, "the niceness of one's own process", [Test(0, ZERO), Test(1, ZERO)]),
+    Rule("personality", 135, "ask which one is in force", [Test(0, frozenset((0xFFFFFFFF,)))]),
+    Rule("mknod", 133, "named pipes", [Test(1, PLAIN_FILES, S_IFMT | RIGHTS_OF_OTHERS)]),
+    Rule("mknodat", 259, "named pipes", [Test(2, PLAIN_FILES, S_IFMT | RIGHTS_OF_OTHERS)]),
 )
-SOCKET = 41
+METADATA = "modes of one's own files"
+METADATA_RULES: Sequence[Rule] = (
+    _mode("chmod", 90, 1, METADATA),
+    _mode("fchmod", 91, 1, METADATA),
+    _mode("fchmodat", 268, 2, METADATA),
+    _mode("fchmodat2", 452, 2, METADATA),
+)
 
 REFUSALS: Sequence[Refusal] = (
     Refusal("clone3", 435, "its flags lie in memory, where no filter sees them; clone does the same", errno.ENOSYS),
+    Refusal("openat2", 437, "its mode lies in memory; openat does the same", errno.ENOSYS),
     Refusal("io_uring_setup", 425, "does what other calls do without making them", errno.ENOSYS),
     Refusal("getxattr", 191, "shutil copies files without extended attributes then", errno.ENOTSUP),
     Refusal("lgetxattr", 192, "the same", errno.ENOTSUP),
@@ -205,13 +232,20 @@ def allowed(level: str, *, kill: bool = True) -> dict[int, str]:
     return {number: call for group in GROUPS if group.name not in left_out for call, number in group.calls.items()}
 
 
-def rules(level: str, *, network: bool = False, kill: bool = True) -> Sequence[Rule]:
+def rules(level: str, *, network: bool = False) -> Sequence[Rule]:
     """The calls that are allowed for some of their arguments.
 
-    Without a namespace of its own for the network, a Unix socket could reach the host's services by an abstract name.
+    Unix sockets can be made where nobody else's can be reached by a path or by a name. Elsewhere there are pairs of
+    them only, and of these only such as cannot send anywhere else.
     """
-    families = frozenset((INET, INET6, NETLINK)) if network else frozenset((UNIX,) if level == "namespace" else ())
-    sockets = Rule("socket", SOCKET, "the network, or Unix sockets of one's own", 0, families, refusal=errno.EACCES)
-    # raise(), abort() and faults of a thread's own arrive by tgkill; nobody else's process group is 0
-    own = () if kill else (Rule("kill", 62, "signals to one's own process group", 0, frozenset((0,))),)
-    return (*RULES, sockets, *own)
+    alone = level == "namespace" and not network
+    families = frozenset((INET, INET6, NETLINK)) if network else frozenset((UNIX,) if alone else ())
+    pairs = [Test(0, frozenset((UNIX,)))]
+    if not alone:
+        pairs.append(Test(1, frozenset((STREAM, SEQUENCED)), KIND_OF_SOCKET))
+    return (
+        *RULES,
+        *(METADATA_RULES if level == "namespace" else ()),
+        Rule("socket", 41, "the network, or Unix sockets of one's own", [Test(0, families)], errno.EACCES),
+        Rule("socketpair", 53, "sockets to one's own processes", pairs, errno.EACCES),
+    )

@@ -33,8 +33,8 @@ MODULES = (
     "importlib.util inspect warnings platform"
 )
 MESSAGE = 1 << 20  # bytes; the list of what is mounted is the longest of them
+PENDING = 1024  # signals and timers of a session that wait: a user as a whole has few
 INSIDE = 1000  # the user and group that a session is to itself
-OF_A_SESSION = linux.NEW_USER | linux.NEW_PID | linux.NEW_MOUNTS
 LEADER = 0  # the user of the zygote in its own namespace
 
 
@@ -63,12 +63,12 @@ def receive(control: socket.socket) -> tuple[bytes, list[int]]:
 
 def enter(control: socket.socket, config: dict[str, Any]) -> None:
     """Go on in namespaces of one's own, as a child that is the first process in its own; the parent only waits."""
-    user, group = os.getuid(), os.getgid()
-    users = None
-    if user == 0:
-        users = borrowed_users(config["uid"])
+    users, uid = None, chosen_user(config)
+    if uid is not None:
+        users = borrowed_users(uid)
         linux.unshare(linux.NEW_PID)
     else:
+        user, group = os.getuid(), os.getgid()
         linux.unshare(linux.NEW_PID | linux.NEW_USER)
         map_users("self", user, group)
     asking, answering = socket.socketpair()
@@ -76,8 +76,8 @@ def enter(control: socket.socket, config: dict[str, Any]) -> None:
     if pid:
         asking.close()
         control.close()
-        if user == 0 and answering.recv(1):
-            map_users(str(pid), config["uid"], config["uid"])
+        if uid is not None and answering.recv(1):
+            map_users(str(pid), uid, uid)
             answering.send(b"!")
         os.waitpid(pid, 0)
         os._exit(0)
@@ -98,6 +98,14 @@ def enter(control: socket.socket, config: dict[str, Any]) -> None:
         os.setresuid(LEADER, LEADER, LEADER)
         linux.prctl(linux.DUMPABLE, 1)  # a change of user took it away, and with it the right to map sessions' users
     asking.close()
+
+
+def chosen_user(config: dict[str, Any]) -> int | None:
+    """One of the users that sessions may have on this machine; None where they are the host's own."""
+    if config["users"] is None:
+        return None
+    first, count = config["users"]
+    return int(first) + int.from_bytes(os.urandom(8), "big") % int(count)
 
 
 def borrowed_users(uid: int) -> int:
@@ -162,11 +170,16 @@ class Zygote:
         self.control, self.config, self.worker = control, config, worker
         self.limits, self.filter = config["limits"], b64decode(config["filter"])
         self.spaces = config["level"] == "namespace"
+        self.own = linux.NEW_USER | linux.NEW_PID | linux.NEW_MOUNTS
+        if not config["network"] and not config["scoped"]:
+            self.own |= linux.NEW_NET  # in which no other session has abstract Unix sockets
         self.below = [target for _, target, _ in config["mounts"] if target.startswith("/tmp/")]
 
     def serve(self) -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN if self.spaces else self.ended)
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # so that no session's descriptors are in its way
         gc.collect()
         gc.freeze()
         guard.tell(self.control, ready=True)
@@ -174,7 +187,7 @@ class Zygote:
             message, descriptors = receive(self.control)
             if not message:
                 os._exit(0)
-            pid = linux.fork_into(OF_A_SESSION) if self.spaces else os.fork()
+            pid = linux.fork_into(self.own) if self.spaces else os.fork()
             if pid == 0:
                 begin(self, json.loads(message), descriptors)
             for descriptor in descriptors:
@@ -201,6 +214,7 @@ def begin(zygote: Zygote, message: dict[str, Any], descriptors: list[int]) -> No
         zygote.control.close()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
+        uid = None
         if zygote.spaces:
             map_users("self", LEADER, LEADER, INSIDE)
         else:
@@ -210,15 +224,16 @@ def begin(zygote: Zygote, message: dict[str, Any], descriptors: list[int]) -> No
         if zygote.spaces:
             root.mount_own(zygote.limits["disk"], zygote.limits["files"], zygote.below)
         else:
-            own_folder(zygote, message["folder"])
+            uid = chosen_user(zygote.config)
+            own_folder(message["folder"], uid)
         worker = os.fork()
         if worker == 0:
-            work(zygote, descriptors)
+            work(zygote, descriptors, uid)
         for descriptor in descriptors[:2]:
             os.close(descriptor)
         linux.prctl(linux.DUMPABLE, 0)  # so that no other process of the session reads or writes its memory
         if zygote.spaces:
-            confine(zygote)
+            confine(zygote, False)
         socket.send_fds(control, [b"{}"], [os.pidfd_open(os.getpid())])
         limits = zygote.limits
         if zygote.spaces:
@@ -228,17 +243,16 @@ def begin(zygote: Zygote, message: dict[str, Any], descriptors: list[int]) -> No
         guard.fail(control)
 
 
-def own_folder(zygote: Zygote, folder: str) -> None:
+def own_folder(folder: str, uid: int | None) -> None:
     """Without namespaces a session's files stand in a folder of the host's, which becomes the session's own."""
-    uid = zygote.config["uid"]
     if uid is not None:
         os.chown(folder, uid, uid)
     os.chdir(folder)
     os.environ.update(HOME=folder, TMPDIR=folder)
 
 
-def work(zygote: Zygote, descriptors: list[int]) -> NoReturn:
-    """Become the worker of the session."""
+def work(zygote: Zygote, descriptors: list[int], uid: int | None) -> NoReturn:
+    """Become the worker of the session, as a user of its own where there is one to be had."""
     channel, files, control = descriptors
     try:
         if zygote.spaces:
@@ -248,12 +262,13 @@ def work(zygote: Zygote, descriptors: list[int]) -> NoReturn:
         os.close(channel)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         set_limits(zygote.limits)
-        uid = zygote.config["uid"]
-        if not zygote.spaces and uid is not None:
+        if uid is not None:
+            # Python may lie where only root may read; which files are read at all is for Landlock to say.
+            linux.prctl(linux.KEEP_CAPABILITIES, 1)
             os.setgroups([])
             os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)
-        confine(zygote)
+        confine(zygote, True, None if uid is None else linux.READ_ALL)
     except BaseException:  # noqa: BLE001 - the host is told, whatever it is
         guard.fail(socket.socket(fileno=control))
     os.close(control)
@@ -271,17 +286,23 @@ def set_limits(limits: dict[str, Any]) -> None:
             value = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(number, (value, value))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_SIGPENDING, (PENDING, PENDING))
 
 
-def confine(zygote: Zygote) -> None:
-    """From here on this process can do only what is allowed in there, and never more again."""
+def confine(zygote: Zygote, for_cells: bool, capability: int | None = None) -> None:
+    """From here on this process can do only what is allowed in there, and never more again.
+
+    for_cells: whether it will run any; then it also reaches no process that does not.
+    """
     config = zygote.config
     if config["level"] == "none":
         return
-    linux.drop_capabilities()
+    linux.drop_capabilities(capability)
     linux.no_new_privileges()
     if not zygote.spaces:
         linux.landlock(config["abi"], config["readable"], [*config["writable"], os.getcwd()], config["network"])
+    elif for_cells and config["scoped"]:
+        linux.landlock_scope()
     linux.filter_calls(zygote.filter)
 
 

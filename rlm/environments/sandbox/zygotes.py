@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import socket
 import subprocess
 import tempfile
@@ -23,7 +22,6 @@ from rlm.errors import SandboxError
 PROGRAM = Path(__file__).with_name("zygote.py")
 START_SECONDS = 30.0  # a zygote that is not ready by then has failed
 UNUSED_SECONDS = 30.0  # after which a zygote without sessions is ended, when another one is started
-FIRST_UID, UIDS = 1 << 30, 1 << 30  # from which a user of the machine's is drawn, who is nobody else
 
 
 class Session:
@@ -82,8 +80,7 @@ class Zygote:
                 )
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
             ours.settimeout(START_SECONDS)
-            user = uid() if config["own_user"] else None
-            ours.send(json.dumps({**config, "root": folder, "uid": user}).encode())
+            ours.send(json.dumps({**config, "root": folder}).encode())
             said = ours.recv(1 << 16)
             failed = json.loads(said).get("failed") if said else "it ended"
         except (OSError, ValueError) as error:
@@ -145,11 +142,6 @@ class Zygote:
         for spare in self.spares:
             spare.close()
         self.process.returncode = 0  # not this process's child, and not its to wait for
-
-
-def uid() -> int:
-    """A user for the sessions of one zygote, as whom nothing else on this machine runs."""
-    return FIRST_UID + random.SystemRandom().randrange(UIDS)
 
 
 _lock = threading.Lock()

@@ -1,8 +1,8 @@
 """The only reader of environment variables and config files: small typed functions, nothing cached, nothing changed.
 
-The config file holds defaults for the command line: `model`, `sub_model`, `store` and a table `[limits]` with the
-fields of `rlm.Limits`. RLM_MODEL, RLM_SUB_MODEL and RLM_STORE come before the file, RLM_CONFIG names another file;
-anything else in the file is refused by name.
+The config file holds defaults for the command line: `model`, `sub_model`, `store`, `isolation` and a table `[limits]`
+with the fields of `rlm.Limits`. RLM_MODEL, RLM_SUB_MODEL and RLM_STORE come before the file, RLM_CONFIG names another
+file; anything else in the file is refused by name.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from typing import Any
 from rlm.errors import ConfigurationError
 from rlm.types import Limits
 
-EXAMPLES = {"model": "openai:gpt-5", "sub_model": "openai:gpt-5", "store": "~/sessions"}
+EXAMPLES = {"model": "openai:gpt-5", "sub_model": "openai:gpt-5", "store": "~/sessions", "isolation": "namespace"}
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """What the user has set for every run. `model` and `sub_model` as `get_model` takes them, None where not set; so is
-    `store`, the folder of durable sessions."""
+    `store`, the folder of durable sessions, and `isolation`, the level of cells that run on this machine."""
 
     model: str | None = None
     sub_model: str | None = None
     limits: Limits = field(default_factory=Limits)
     store: Path | None = None
+    isolation: str | None = None
 
 
 def variable(name: str, environ: Mapping[str, str] = os.environ) -> str | None:
@@ -94,6 +95,7 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] = os.enviro
         sub_model=variable("RLM_SUB_MODEL", environ) or _text(path, table, "sub_model"),
         limits=_limits(path, table.get("limits", {})),
         store=_store(path, table, environ),
+        isolation=_text(path, table, "isolation"),
     )
 
 

@@ -317,6 +317,14 @@ class RLM(Closing):
             self._sessions[session.name] = session
         return session
 
+    @property
+    def isolation(self) -> str:
+        """The level of isolation of new sessions. Blocks for some 100 ms where nothing has been tried out yet.
+
+        Raises `SandboxError` where the level that is asked for cannot be had.
+        """
+        return self._open_namespace((), False).isolation
+
     # -- the environment -------------------------------------------------------------------------------------------
 
     def _open_namespace(self, tools: Sequence[Tool], persistent: bool) -> Namespace:

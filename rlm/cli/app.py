@@ -16,6 +16,7 @@ from rlm.cli import reopened, sessions
 from rlm.cli.ask import ask
 from rlm.cli.chat import chat
 from rlm.cli.demo import demo
+from rlm.cli.doctor import doctor
 from rlm.cli.exits import ANSWERED, FAILED, USAGE
 from rlm.cli.help import Command, Group
 from rlm.cli.shell import shell
@@ -53,7 +54,7 @@ def _root(
 for command in (ask, chat):
     app.command(cls=Command)(command)
 app.add_typer(sessions.app, name="sessions")
-for command in (trace, demo):
+for command in (trace, doctor, demo):
     app.command(cls=Command)(command)
 
 LOOKED_AT = (sessions.list_, sessions.show, sessions.usage)

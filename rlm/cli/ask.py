@@ -63,6 +63,8 @@ def ask(
         raise UsageError("--key names a question within a stored session: give --session NAME with it")
     watch = Watch(view_of(output), sys.stdout if output.events else None)
     with settings.open(watch.tell) as rlm:
+        if output.is_live:
+            output.note(f"isolation: {rlm.isolation}")
         begin = _question(output, question, path or [])
         if session is None:
             return turn(output, watch, lambda: begin(rlm, None, None))

@@ -51,6 +51,13 @@ ENVIRONMENT = Option(
     rich_help_panel=MODELS,
     help="Where cells run: local, or your own as package.module:Class. Default: local.",
 )
+ISOLATION = Option(
+    "--isolation",
+    metavar="LEVEL",
+    rich_help_panel=MODELS,
+    help="How local cells are kept away from this machine: auto (the strongest level that works), namespace, landlock,"
+    " or none. Default: isolation in the config file, or auto. See rlm doctor.",
+)
 JSON = Option("--json", rich_help_panel=OUTPUT, help="Print results as JSON, one line each.")
 DEBUG = Option("--debug", rich_help_panel=OUTPUT, help="Show the traceback of what goes wrong.")
 
@@ -78,6 +85,7 @@ class Reopening:
     store: Annotated[str | None, STORE] = None
     wait: Annotated[float, WAIT] = 0.0
     environment: Annotated[str, ENVIRONMENT] = "local"
+    isolation: Annotated[str | None, ISOLATION] = None
     as_json: Annotated[bool, JSON] = False
     debug: Annotated[bool, DEBUG] = False
 
@@ -94,7 +102,8 @@ class Reopening:
         _check_wait(self.wait)
         if self.environment != "local":
             make_importable(Path.cwd())
-        return _rlm(nobody(), None, config.limits, self.environment, listener, self.store or config.store)
+        where = self.environment, self.isolation or (config.isolation if self.environment == "local" else None)
+        return _rlm(nobody(), None, config.limits, where, listener, self.store or config.store)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +134,7 @@ class Settings:
         ),
     ] = None
     environment: Annotated[str, ENVIRONMENT] = "local"
+    isolation: Annotated[str | None, ISOLATION] = None
     usd: Annotated[
         float | None, Option("--usd", metavar="DOLLARS", rich_help_panel=LIMITS, help="Money, sub-calls included.")
     ] = None
@@ -203,7 +213,8 @@ class Settings:
         if self.environment != "local" or any(isinstance(one, str) and one.startswith("scripted:") for one in named):
             make_importable(Path.cwd())
         limits, place = self.limits(config.limits), self.store or config.store
-        return _rlm(model, sub_model, limits, self.environment, listener, place)
+        where = self.environment, self.isolation or (config.isolation if self.environment == "local" else None)
+        return _rlm(model, sub_model, limits, where, listener, place)
 
 
 Options = Storing | Reopening | Settings
@@ -236,13 +247,24 @@ def _rlm(
     model: str | Model,
     sub_model: str | list[str] | None,
     limits: Limits,
-    environment: str,
+    where: tuple[str, str | None],
     listener: Listener | None,
     store: str | Path | None,
 ) -> RLM:
+    """where: the environment, and its level of isolation where one was chosen."""
     from rlm.rlm import RLM
 
-    return RLM(model, sub_model=sub_model, limits=limits, environment=environment, listener=listener, store=store)
+    environment, isolation = where
+    options = {} if isolation is None else {"isolation": isolation}
+    return RLM(
+        model,
+        sub_model=sub_model,
+        limits=limits,
+        environment=environment,
+        environment_kwargs=options,
+        listener=listener,
+        store=store,
+    )
 
 
 def make_importable(folder: Path) -> None:

@@ -150,25 +150,30 @@ class Sandbox:
             return "none"
         reasons = []
         for level in ("namespace", "landlock") if wanted == "auto" else (wanted,):
-            reason = unsupported(level) or self._try(level)
-            if reason is None:
+            tried = unsupported(level) or tried_out(self.settings, level)
+            if isinstance(tried, Zygote):
+                self._zygote = tried
                 return level
-            reasons.append(f"{level}: {reason}")
+            reasons.append(f"{level}: {tried}")
         raise SandboxError(
             "this machine cannot keep code away from itself "
             f"({'; '.join(reasons)}). Run it in a container, or say isolation='none' to let cells do what you can do"
         )
 
-    def _try(self, level: str) -> str | None:
-        """Why this level cannot be had here; None where a session was set up at it."""
-        try:
-            running = zygote(self.settings.python, config(self.settings, level))
-            refused = probe(running, level)
-        except SandboxError as error:
-            return str(error)
-        if refused is None:
-            self._zygote = running
-        return refused
+
+def tried_out(settings: Settings, level: str) -> Zygote | str:
+    """The zygote for this level, once a session was set up at it; or why it cannot be had here."""
+    try:
+        running = zygote(settings.python, config(settings, level))
+    except SandboxError as error:
+        return str(error)
+    return probe(running, level) or running
+
+
+def why_not(settings: Settings) -> str | None:
+    """Why the level that is named there cannot be had on this machine; None where it can."""
+    tried = unsupported(settings.isolation) or tried_out(settings, settings.isolation)
+    return tried if isinstance(tried, str) else None
 
 
 def has_zygotes() -> bool:

@@ -315,18 +315,24 @@ def main(listen: bool = False, cloudpickle: str | None = None, files: int | None
         pipes.append(reading)
     worker = Worker(source, sink, pipes, listen, end, cloudpickle, files)
     sys.modules["__main__"] = worker.module
-    for module in FILES:  # these names belong to the user's own modules
-        sys.modules["_rlm_" + module] = found = sys.modules.pop(module)
-        for value in vars(found).values():
-            if getattr(value, "__module__", None) == module:  # what blobs name is found where it stands
-                value.__module__ = "_rlm_" + module
-    codec.CodecError.__module__ = "builtins"
+    step_aside()
     sys.stdout, sys.stderr = worker.output.streams()
     os.register_at_fork(after_in_child=worker.after_fork)
     worker.masked.guard_all()
     _signal.signal(signal.SIGINT, worker.on_interrupt)
     worker.serve()
     end()
+
+
+def step_aside() -> None:
+    """Leave the names of the worker's modules to the user's own. Once; before a fork, where there is one."""
+    for module in FILES:
+        if module in sys.modules:
+            sys.modules["_rlm_" + module] = found = sys.modules.pop(module)
+            for value in vars(found).values():
+                if getattr(value, "__module__", None) == module:  # what blobs name is found where it stands
+                    value.__module__ = "_rlm_" + module
+    codec.CodecError.__module__ = "builtins"
 
 
 async def run_inside(compiled: types.CodeType, names: dict[str, Any]) -> None:

@@ -146,6 +146,7 @@ def load(config: dict[str, Any]) -> Any:
     sys.path.insert(0, config["worker"])
     worker = importlib.import_module("worker")
     importlib.import_module("pickles").cloudpickle(config["cloudpickle"])
+    worker.step_aside()
     del sys.path[:2]  # ours: the worker's folder, and that of this file
     for module in ("linux", "guard", "root"):
         del sys.modules[module]  # these names belong to the user's own modules

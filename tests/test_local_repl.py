@@ -1,14 +1,16 @@
-"""LocalREPL: cells in a child process, alone and under an RLM, and what is left when it is closed: nothing."""
+"""LocalREPL: cells in a sandbox, alone and under an RLM, and what is left when it is closed: nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,10 +18,9 @@ import pytest
 from rlm import RLM, LocalREPL, ScriptedModel
 from rlm.errors import ReplError, SandboxError, SessionClosedError
 from rlm.types import REPLResult
+from tests.processes import PATIENCE, family, gone, parent, wait_until, worker
 from tests.sandboxed import python_of
 from tests.turns import cell, submission, submit, told
-
-PATIENCE = 30.0
 
 
 @pytest.fixture
@@ -88,7 +89,9 @@ def test_an_environment_may_be_given() -> None:
 
 
 def test_the_isolation_in_force_is_said_plainly(repl: LocalREPL) -> None:
-    assert repl.isolation == "none"
+    assert repl.isolation == "namespace"
+    repl.execute_code("x = 1")
+    assert repl.isolation == "namespace"
 
 
 # -- cleanup -----------------------------------------------------------------------------------------------------------
@@ -129,11 +132,13 @@ def test_cleanup_ends_a_running_cell(repl: LocalREPL) -> None:
     assert gone(pid)
 
 
-def test_a_repl_that_nobody_holds_any_more_is_closed() -> None:
+def test_a_repl_that_nobody_holds_any_more_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     repl = LocalREPL()
-    pid, folder = worker(repl), Path(f"/proc/{worker(repl)}/cwd").resolve()
+    pid = worker(repl)
+    assert list(tmp_path.iterdir())
     del repl
-    wait_until(lambda: gone(pid) and not folder.exists())
+    wait_until(lambda: gone(pid) and not list(tmp_path.iterdir()))
 
 
 # -- hosts -------------------------------------------------------------------------------------------------------------
@@ -141,30 +146,47 @@ def test_a_repl_that_nobody_holds_any_more_is_closed() -> None:
 OPEN = """
 import os, signal, sys, tempfile, threading, time
 from rlm import LocalREPL
+from tests.processes import worker
 repls = [LocalREPL() for _ in range(3)]
 for repl in repls:
-    print(repl.execute_code("import os; print(os.getpid(), os.getcwd())").stdout, end="", flush=True)
+    print(worker(repl), flush=True)
+sys.stdin.readline()
 """
 
 
-def host(*statements: str, python: str = sys.executable) -> subprocess.Popen[str]:
-    """A program that has three REPLs open, none of which it closes; it first prints their workers' pids and folders."""
+@contextlib.contextmanager
+def host(folder: Path, *statements: str, python: str = sys.executable) -> Iterator[subprocess.Popen[str]]:
+    """A program that has three REPLs open, none of which it closes; it first prints their workers' pids.
+
+    folder: where it keeps its temporary files.
+    """
     script = "\n".join([OPEN, *statements])
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    return subprocess.Popen(
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": str(folder)}
+    with subprocess.Popen(
         [python, "-W", "error", "-c", script],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=env,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def opened(process: subprocess.Popen[str]) -> tuple[list[int], list[Path]]:
+def opened(process: subprocess.Popen[str], folder: Path) -> tuple[list[int], list[int]]:
+    """The workers, and everything that the host has started; then the host goes on."""
+    assert process.stdin is not None
     assert process.stdout is not None
-    told = [process.stdout.readline().split() for _ in range(3)]
-    return [int(pid) for pid, _ in told], [Path(folder).parent for _, folder in told]
+    workers = [int(process.stdout.readline()) for _ in range(3)]
+    started = family(process.pid)
+    assert set(workers) < set(started)
+    assert list(folder.iterdir())
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return workers, started
 
 
 @pytest.mark.parametrize(
@@ -178,45 +200,45 @@ def opened(process: subprocess.Popen[str]) -> tuple[list[int], list[Path]]:
         ("signal.raise_signal(signal.SIGINT)", -signal.SIGINT, "KeyboardInterrupt"),
     ],
 )
-def test_an_interpreter_that_ends_leaves_nothing_behind(ending: str, status: int, said: str) -> None:
-    with host(ending) as process:
-        pids, folders = opened(process)
+def test_an_interpreter_that_ends_leaves_nothing_behind(ending: str, status: int, said: str, tmp_path: Path) -> None:
+    with host(tmp_path, ending) as process:
+        _, started = opened(process, tmp_path)
         _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == status
         assert errors.strip().endswith(said)
         assert said or not errors
-    assert all(map(gone, pids))
-    assert not any(folder.exists() for folder in folders)
+    assert not list(tmp_path.iterdir())
+    wait_until(lambda: all(map(gone, started)))
 
 
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13", "3.14"])
-def test_every_python_that_may_be_a_host_leaves_nothing_behind(version: str) -> None:
+def test_every_python_that_may_be_a_host_leaves_nothing_behind(version: str, tmp_path: Path) -> None:
     python = python_of(version)
     if python is None:
         pytest.skip(f"no Python {version} here")
-    with host("repls.pop().execute_code('x = 1')", python=python) as process:
-        pids, folders = opened(process)
+    with host(tmp_path, "repls.pop().execute_code('x = 1')", python=python) as process:
+        _, started = opened(process, tmp_path)
         _, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (0, "")
-    assert all(map(gone, pids))
-    assert not any(folder.exists() for folder in folders)
+    assert not list(tmp_path.iterdir())
+    wait_until(lambda: all(map(gone, started)))
 
 
-def test_a_host_that_is_killed_takes_its_workers_along() -> None:
+def test_a_host_that_is_killed_takes_its_workers_along(tmp_path: Path) -> None:
     busy = "threading.Thread(target=repls[0].execute_code, args=['while True: pass'], daemon=True).start()"
     children = "import subprocess; subprocess.run(['sleep', '600'])"
     sleeping = f"threading.Thread(target=repls[1].execute_code, args=[{children!r}], daemon=True).start()"
-    with host(busy, sleeping, "time.sleep(0.3); print('busy', flush=True); time.sleep(600)") as process:
-        pids, folders = opened(process)
+    with host(tmp_path, busy, sleeping, "time.sleep(0.3); print('busy', flush=True); time.sleep(600)") as process:
+        workers, _ = opened(process, tmp_path)
         assert process.stdout is not None
         assert process.stdout.readline() == "busy\n"
+        started = family(process.pid)
+        assert any(parent(pid) in workers for pid in started)
         process.kill()
-    wait_until(lambda: all(map(gone, pids)))
-    for folder in folders:  # nobody was left to remove them
-        subprocess.run(["rm", "-r", folder], check=True)
+    wait_until(lambda: all(map(gone, started)))
 
 
-def test_a_forked_child_of_the_host_leaves_its_parents_workers_alone() -> None:
+def test_a_forked_child_of_the_host_leaves_its_parents_workers_alone(tmp_path: Path) -> None:
     statements = """
 pid = os.fork()
 if pid == 0:
@@ -230,38 +252,36 @@ if pid == 0:
     sys.exit(5)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 for repl in repls:
-    print(repl.execute_code("print('stolen' in globals(), os.getpid())").stdout, end="", flush=True)
+    print(repl.execute_code("print('stolen' in globals())").stdout.strip(), worker(repl), flush=True)
 """
-    with host(statements) as process:
-        pids, folders = opened(process)
+    with host(tmp_path, statements) as process:
+        workers, started = opened(process, tmp_path)
         output, errors = process.communicate(timeout=PATIENCE)
     assert output.splitlines() == [
         "ReplError this REPL belongs to the process that forked this one: open a new one here",
         "own",
         "5",
-        *(f"False {pid}" for pid in pids),
+        *(f"False {pid}" for pid in workers),
     ]
     assert (process.returncode, errors) == (0, "")
-    assert all(map(gone, pids))
-    assert not any(folder.exists() for folder in folders)
+    assert not list(tmp_path.iterdir())
+    wait_until(lambda: all(map(gone, started)))
 
 
-def test_a_forked_child_does_not_keep_the_workers_of_a_killed_host_alive() -> None:
+def test_a_forked_child_does_not_keep_the_workers_of_a_killed_host_alive(tmp_path: Path) -> None:
     fork = "pid = os.fork()\nif pid == 0:\n    time.sleep(600)\nprint(pid, flush=True)\ntime.sleep(600)"
-    with host(fork) as process:
-        pids, folders = opened(process)
+    with host(tmp_path, fork) as process:
+        _, started = opened(process, tmp_path)
         assert process.stdout is not None
         child = int(process.stdout.readline())
         process.kill()
         try:
-            wait_until(lambda: all(map(gone, pids)))
+            wait_until(lambda: all(map(gone, started)))
         finally:
             os.kill(child, signal.SIGKILL)
-    for folder in folders:
-        subprocess.run(["rm", "-r", folder], check=True)
 
 
-def test_ctrl_c_stops_the_cell_and_keeps_the_namespace() -> None:
+def test_ctrl_c_stops_the_cell_and_keeps_the_namespace(tmp_path: Path) -> None:
     statements = """
 repl.execute_code("kept = 1")
 threading.Timer(0.3, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
@@ -270,30 +290,7 @@ try:
 except KeyboardInterrupt:
     print("stopped", repl.execute_code("print(kept)").stdout, end="")
 """
-    with host(statements) as process:
-        opened(process)
+    with host(tmp_path, statements) as process:
+        opened(process, tmp_path)
         output, errors = process.communicate(timeout=PATIENCE)
     assert (output, errors, process.returncode) == ("stopped 1\n", "", 0)
-
-
-# -- what these tests look at ------------------------------------------------------------------------------------------
-
-
-def worker(repl: LocalREPL) -> int:
-    """The pid of the process in which the cells run."""
-    return int(repl.execute_code("import os; print(os.getpid())").stdout)
-
-
-def gone(pid: int) -> bool:
-    """Whether no process of this number runs (one that nobody has waited for yet does not)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)

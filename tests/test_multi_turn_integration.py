@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +12,8 @@ from rlm import RLM, Limits, ScriptedModel
 from rlm.environments import BaseEnv
 from rlm.errors import BudgetExceededError, ConfigurationError, ModelError, SessionClosedError
 from rlm.types import REPLResult
+from tests.processes import gone, named, naming, token
 from tests.turns import by_task, cell, opening, submission, submit, told
-
-PID = submit("__import__('os').getpid()")
 
 
 def create_mock_lm(replies: Sequence[str]) -> ScriptedModel:
@@ -23,12 +21,16 @@ def create_mock_lm(replies: Sequence[str]) -> ScriptedModel:
     return ScriptedModel(replies)
 
 
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+class Seen:
+    """A reply whose cell names its process, and a tool of that cell by which the host sees which one it is."""
+
+    def __init__(self) -> None:
+        self.pid, self.name = 0, token()
+        self.reply = cell(naming(self.name), submission("seen()"))
+
+    def seen(self) -> str:
+        self.pid = named(self.name)
+        return "seen"
 
 
 # -- the environment is reused -------------------------------------------------------------------------------------
@@ -43,8 +45,11 @@ def test_without_persistence_each_completion_gets_a_namespace_of_its_own() -> No
 
 
 def test_a_persistent_rlm_reuses_one_worker() -> None:
-    with RLM(create_mock_lm([PID] * 3), persistent=True) as rlm:
-        pids = {rlm.completion(f"input {n}", "Who are you?").response for n in range(3)}
+    cells, pids = Seen(), set()
+    with RLM(create_mock_lm([cells.reply] * 3), tools=[cells.seen], persistent=True) as rlm:
+        for n in range(3):
+            rlm.completion(f"input {n}", "Who are you?")
+            pids.add(cells.pid)
     assert len(pids) == 1
 
 
@@ -206,30 +211,34 @@ def test_an_input_that_was_changed_before_the_retry_is_a_new_context() -> None:
 
 
 def test_close_ends_the_worker_and_may_be_called_twice() -> None:
-    rlm = RLM(create_mock_lm([PID]), persistent=True)
-    pid = int(rlm.completion("a", "Who are you?").response)
-    assert alive(pid)
+    cells = Seen()
+    rlm = RLM(create_mock_lm([cells.reply]), tools=[cells.seen], persistent=True)
+    assert rlm.completion("a", "Who are you?").response == "seen"
+    assert not gone(cells.pid)
     rlm.close()
-    assert not alive(pid)
+    assert gone(cells.pid)
     rlm.close()
 
 
 def test_a_completion_that_does_not_persist_ends_its_worker_itself() -> None:
-    rlm = RLM(create_mock_lm([PID]))
-    assert not alive(int(rlm.completion("a", "Who are you?").response))
+    cells = Seen()
+    rlm = RLM(create_mock_lm([cells.reply]), tools=[cells.seen])
+    assert rlm.completion("a", "Who are you?").response == "seen"
+    assert gone(cells.pid)
 
 
 def test_the_with_statement_closes_also_after_an_exception() -> None:
-    pids = []
+    cells = Seen()
 
     def fail() -> None:
-        with RLM(create_mock_lm([PID]), persistent=True) as rlm:
-            pids.append(int(rlm.completion("a", "Who are you?").response))
+        with RLM(create_mock_lm([cells.reply]), tools=[cells.seen], persistent=True) as rlm:
+            assert rlm.completion("a", "Who are you?").response == "seen"
+            assert not gone(cells.pid)
             raise KeyError
 
     with pytest.raises(KeyError):
         fail()
-    assert not alive(pids[0])
+    assert gone(cells.pid)
 
 
 def test_after_close_nothing_can_be_asked() -> None:
@@ -308,11 +317,15 @@ def test_many_turns_async() -> None:
 
 
 def test_an_async_with_statement_ends_the_worker() -> None:
-    async def converse() -> int:
-        async with RLM(create_mock_lm([PID]), persistent=True) as rlm:
-            return int((await rlm.acompletion("a", "Who are you?")).response)
+    cells = Seen()
 
-    assert not alive(asyncio.run(converse()))
+    async def converse() -> None:
+        async with RLM(create_mock_lm([cells.reply]), tools=[cells.seen], persistent=True) as rlm:
+            assert (await rlm.acompletion("a", "Who are you?")).response == "seen"
+            assert not gone(cells.pid)
+
+    asyncio.run(converse())
+    assert gone(cells.pid)
 
 
 def test_blocking_and_async_calls_share_one_session() -> None:

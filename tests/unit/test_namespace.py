@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,14 @@ from typing import Any
 import pytest
 
 from rlm.environments import LocalREPL
-from rlm.environments.process import ProcessTransport
 from rlm.environments.repl import Namespace
-from rlm.ports import Answer
+from rlm.environments.sandbox.sandbox import Sandbox, Settings
+from rlm.portal import portal
+from rlm.ports import Answer, Part
 from rlm.types import RemoteValue, REPLResult
+from tests.processes import PATIENCE, children, family, gone, wait_until, worker
 
-PATIENCE = 30.0
+connect = Sandbox(Settings()).connect
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def asked(*cells: str, answer: Answer = echo, cell_timeout: float | None = None)
     """The results of cells whose calls are answered."""
 
     async def main() -> list[REPLResult]:
-        namespace = Namespace(ProcessTransport, cell_timeout=cell_timeout)
+        namespace = Namespace(connect, cell_timeout=cell_timeout)
         try:
             async with asyncio.timeout(PATIENCE):
                 return [await namespace.run(cell, answer) for cell in cells]
@@ -247,7 +248,7 @@ def test_an_answer_counts_also_where_the_cell_failed_after_it(repl: LocalREPL) -
 
 def test_a_turn_begins_with_an_empty_answer() -> None:
     async def main() -> REPLResult:
-        namespace = Namespace(ProcessTransport)
+        namespace = Namespace(connect)
         try:
             await namespace.run("answer['content'] = 'of an earlier turn'")
             return await namespace.run("print(answer)", fresh=True)
@@ -378,11 +379,14 @@ def test_text_on_stderr_is_no_error(repl: LocalREPL) -> None:
     assert "UserWarning: careful" in result.stderr
 
 
-def test_what_a_child_prints_after_its_cell_stands_in_a_later_one(repl: LocalREPL, tmp_path: Path) -> None:
-    script = f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; echo late"
-    ran(repl, f"import subprocess\nchild = subprocess.Popen(['sh', '-c', {script!r}])")
+def test_what_a_child_prints_after_its_cell_stands_in_a_later_one(repl: LocalREPL) -> None:
+    script = "trap 'echo late; exit' USR1; touch ready; while :; do sleep 0.01; done"
+    ran(repl, f"import os, subprocess\nchild = subprocess.Popen(['sh', '-c', {script!r}])")
+    ran(repl, "while not os.path.exists('ready'): pass")
     assert ran(repl, "print('meanwhile')") == "meanwhile\n"
-    (tmp_path / "go").touch()
+    [child] = children(worker(repl))
+    os.kill(child, signal.SIGUSR1)
+    wait_until(lambda: gone(child))
     assert ran(repl, "child.wait()") == "late\n"
 
 
@@ -407,7 +411,7 @@ def test_the_traceback_is_kept_behind_any_amount_of_stderr(repl: LocalREPL) -> N
 
 def test_output_is_heard_while_the_cell_runs() -> None:
     async def main() -> None:
-        namespace, heard, go = Namespace(ProcessTransport), asyncio.Event(), asyncio.Event()
+        namespace, heard, go = Namespace(connect), asyncio.Event(), asyncio.Event()
 
         async def answer(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
             await go.wait()
@@ -512,7 +516,7 @@ def test_a_death_is_a_result_that_names_what_is_back_and_what_is_lost(repl: Loca
 
 def test_a_worker_that_died_between_two_cells_is_told_with_the_next(repl: LocalREPL) -> None:
     ran(repl, "rows = [1]")
-    kill(int(ran(repl, "import os; print(os.getpid())")))
+    kill(worker(repl))
     result = repl.execute_code("print('anew')")
     assert (result.stdout, result.error, result.restarted) == ("anew\n", None, True)
     assert "Lost: rows (list)" in result.stderr
@@ -521,7 +525,7 @@ def test_a_worker_that_died_between_two_cells_is_told_with_the_next(repl: LocalR
 
 def test_two_deaths_in_a_row_lose_no_word(repl: LocalREPL) -> None:
     ran(repl, "rows = [1]")
-    kill(int(ran(repl, "import os; print(os.getpid())")))
+    kill(worker(repl))
     result = failed(repl, "import os; os._exit(5)")
     assert "exited with status 5" in result.stderr
     assert "rows (list)" in result.stderr
@@ -566,7 +570,7 @@ def test_a_cell_that_cannot_be_interrupted_costs_the_worker() -> None:
 
 def test_cancelling_stops_the_cell_and_keeps_the_namespace() -> None:
     async def main() -> str:
-        namespace, heard = Namespace(ProcessTransport), asyncio.Event()
+        namespace, heard = Namespace(connect), asyncio.Event()
         try:
             code = "kept = 1\nprint('busy', flush=True)\nwhile True: pass"
             cell = asyncio.create_task(namespace.run(code, printed=lambda stream, text: heard.set()))
@@ -588,9 +592,10 @@ children = [subprocess.Popen(["sleep", "600"]) for _ in range(3)]
 pid = os.fork()
 if pid == 0:
     import time; time.sleep(600)
-print(os.getpid(), pid, *[child.pid for child in children])
 """
-    pids = [int(pid) for pid in ran(repl, code).split()]
+    ran(repl, code)
+    pids = [worker(repl), *family(worker(repl))]
+    assert len(pids) == 5
     assert not any(map(gone, pids))
     repl.cleanup()
     wait_until(lambda: all(map(gone, pids)))
@@ -666,14 +671,22 @@ def test_sets_iterate_in_the_same_order_in_every_worker() -> None:
     assert order() == order()
 
 
-def test_a_cells_folder_is_its_own_and_goes_with_it(repl: LocalREPL) -> None:
-    folder = Path(
-        ran(repl, "import os, tempfile\nopen('left', 'w').close()\ntempfile.mkdtemp()\nprint(os.getcwd())").strip()
-    )
-    assert {path.name for path in folder.iterdir()} >= {"left"}
-    assert folder != Path.cwd()
-    repl.cleanup()
-    assert not folder.exists()
+@pytest.mark.parametrize("isolation", ["namespace", "landlock", "none"])
+def test_a_cells_folder_is_its_own_and_goes_with_it(
+    isolation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with LocalREPL(isolation=isolation) as repl, LocalREPL(isolation=isolation) as other:
+        code = "import os, tempfile\nopen('left', 'w').close()\nprint(tempfile.mkdtemp(), os.getcwd())"
+        made, folder = (Path(place) for place in ran(repl, code).split())
+        ours = Path(f"/proc/{worker(repl)}/cwd")
+        assert "left" in {path.name for path in ours.iterdir()}
+        assert ran(other, "import os\nprint(os.listdir())") == "[]\n"
+        assert Path("/proc/self/cwd").resolve() != folder
+        repl.cleanup()
+        assert not made.exists()
+        assert not folder.exists()
+    assert not list(tmp_path.iterdir())
 
 
 # -- values ----------------------------------------------------------------------------------------------------------
@@ -704,35 +717,22 @@ def test_locals_of_a_result_are_as_of_its_end(repl: LocalREPL) -> None:
     ]
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
-
-
 def kill(pid: int) -> None:
-    """End an idle worker behind the host's back, and wait until the host has seen it (it then reaps the process)."""
+    """End an idle worker behind the host's back, and wait until the host has seen it."""
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists())
-
-
-def gone(pid: int) -> bool:
-    """Whether no process of this number runs (one that nobody has waited for yet does not)."""
-    with contextlib.suppress(OSError):
-        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    return True
+    wait_until(lambda: gone(pid))
+    portal().run(asyncio.sleep(0.01))  # its end of the channel is closed: the loop hears so in its next round
 
 
 def test_a_capture_that_nobody_took_over_takes_no_room_beside_the_next() -> None:
     async def main() -> None:
-        namespace = Namespace(ProcessTransport)
+        namespace = Namespace(connect)
         try:
             files: list[set[Path]] = []
             for name in ("one", "two"):
                 await namespace.run(f"{name} = '{name}' * 500_000")
                 _, capture = await namespace.capture()
-                files.append({content for content in capture.blobs.values() if isinstance(content, Path)})
+                files.append({content.path for content in capture.blobs.values() if isinstance(content, Part)})
             assert [path.exists() for path in files[0]] == [False]
             assert [path.exists() for path in files[1] - files[0]] == [True]
         finally:

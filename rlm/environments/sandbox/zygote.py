@@ -145,7 +145,11 @@ def load(config: dict[str, Any]) -> Any:
         importlib.import_module(module)
     sys.path.insert(0, config["worker"])
     worker = importlib.import_module("worker")
-    importlib.import_module("pickles").cloudpickle(config["cloudpickle"])
+    pickles = importlib.import_module("pickles")
+    try:
+        pickles.cloudpickle(config["cloudpickle"])
+    except (ImportError, OSError):
+        pass  # the host has none that is of use here: whoever saves a state with it is told so
     worker.step_aside()
     del sys.path[:2]  # ours: the worker's folder, and that of this file
     for module in ("linux", "guard", "root"):

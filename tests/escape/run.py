@@ -1,4 +1,4 @@
-"""A host that runs payloads at one level, and the oracle. `python -m tests.escape.run LEVEL [NAME or GROUP ...]` prints JSON.
+"""A host that runs payloads at one level, and the oracle. `python -m tests.escape.run LEVEL [NAME ...]` prints JSON.
 
 A payload has succeeded where a canary was touched, a secret came back, the payload can show what it got, or the host
 does not work any more. Each run is a process of its own, whose environment holds a secret too.
@@ -197,12 +197,13 @@ def gone(repl: LocalREPL, canaries: Canaries, name: str, descriptors: int) -> li
 
 
 def processes_named(name: str) -> list[int]:
+    """The living ones: of what has ended the machine's first process takes its time to ask."""
     found = []
-    for entry in map(str, (path.name for path in Path("/proc").iterdir())):
-        if entry.isdigit():
-            with contextlib.suppress(OSError):
-                if Path(f"/proc/{entry}/comm").read_text().strip() == name:
-                    found.append(int(entry))
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            said = (folder / "stat").read_text() if folder.name.isdigit() else ""
+            if f"({name}) " in said and f"({name}) Z" not in said:
+                found.append(int(folder.name))
     return found
 
 

@@ -34,13 +34,19 @@ def level(request: pytest.FixtureRequest) -> str:
 
 
 def named(name: str) -> list[int]:
-    """The processes of the machine that have given themselves this name."""
+    """The living processes of the machine that have given themselves this name."""
     found = []
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if folder.name.isdigit() and (folder / "comm").read_text().strip() == name:
+            if folder.name.isdigit() and is_named(folder, name):
                 found.append(int(folder.name))
     return found
+
+
+def is_named(process: Path, name: str) -> bool:
+    """Not so for one that has ended, and that its parent has not asked about yet."""
+    said = (process / "stat").read_text()
+    return f"({name}) " in said and f"({name}) Z" not in said
 
 
 def within(seconds: float, true: Callable[[], bool]) -> bool:
@@ -209,7 +215,7 @@ def test_no_descriptor_of_the_hosts_is_open_in_a_session(level: str, tmp_path: P
         guard = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
         zygote = int(Path(f"/proc/{guard}/stat").read_text().rpartition(")")[2].split()[1])
         for process, sockets in ((worker, 3), (guard, 1), (zygote, 2)):
-            links = [os.readlink(entry) for entry in Path(f"/proc/{process}/fd").iterdir()]
+            links = [str(entry.readlink()) for entry in Path(f"/proc/{process}/fd").iterdir()]
             kinds = [link.split(":")[0] for link in links]
             assert set(kinds) <= {"/dev/null", "socket", "pipe", "anon_inode"}, links
             assert kinds.count("socket") <= sockets, links

@@ -50,6 +50,19 @@ PAYLOADS = [
         "subprocess.run('ls -la ' + C['folder'], shell=True, capture_output=True)",
     ),
     reads("temporary", "lists the host's temporary files", "os.listdir('/tmp'), os.listdir('/var/tmp')"),
+    Payload(
+        "read-linked",
+        "links it to a place of its own by a descriptor without rights (linkat, AT_EMPTY_PATH)",
+        """
+with decisive:
+    file = os.open(C["secret"], os.O_PATH)
+    call(265, file, b"", -100, b"linked", 0x1000)
+    print(open("linked").read())
+    os.unlink("linked")
+""",
+        "what CAP_DAC_READ_SEARCH gives beside reading",
+        none="either",
+    ),
     reads(
         "handle",
         "opens it by its handle, around all paths",

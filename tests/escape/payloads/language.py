@@ -54,6 +54,7 @@ with decisive:
                     if at >= 0:
                         print("found", data[at:at + 80])
 """,
+        none="either",  # what a payload before it has read is there
     ),
     attempt(
         "modules",

@@ -94,7 +94,8 @@ PAYLOADS = [
 with decisive:
     data = ctypes.create_string_buffer(24)
     call(125, struct.pack("Ii", 0x20080522, 0), data)
-    if any(data.raw):
+    known = 1 << 2  # CAP_DAC_READ_SEARCH: root's sessions read root's Python with it, within what Landlock lets them
+    if any(held & ~known for held in struct.unpack("6I", data.raw)):
         got(data.raw.hex())
     if libc.prctl(39, 0, 0, 0, 0) != 1:
         got("new ones can come with a program")

@@ -115,6 +115,7 @@ PAYLOADS = [
         "writes into the program that started it",
         "(os.close(os.open(f'/proc/{os.getppid()}/exe', os.O_RDONLY)), got('opened'))",
         "CVE-2019-5736 (runc)",
+        none="either",
     ),
     attempt(
         "leaked-folder",

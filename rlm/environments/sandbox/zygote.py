@@ -185,6 +185,8 @@ class Zygote:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN if self.spaces else self.ended)
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # so that no session's descriptors are in its way
+        if not self.spaces:
+            linux.prctl(linux.SUBREAPER, 1)  # a session's processes that its guard left behind end here
         gc.collect()
         gc.freeze()
         guard.tell(self.control, ready=True)

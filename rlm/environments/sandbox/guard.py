@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 RESTING, RUNNING, CLOSE = 0.5, 0.1, 0.02  # seconds between two looks: idle, at work, near a limit
 FOLDER_SECONDS = 1.0  # between two looks at the files of a session, where no file system of its own limits them
 INTERRUPT = b"i"
-FEW_FILES = 64  # whose buffers are nothing to speak of
-SOCKET = 212_992  # bytes that a socket buffers, as net.core.wmem_max has it
 LARGE_MAP = 1 << 20  # bytes of shared memory that are worth counting, all of them: what was written may be in no map
 SPARE = 1000  # the oom_score_adj of a process that has offered itself to be ended first
 BUFFER = 16 * 1024  # bytes of an order, and of what is read of a file in /proc
@@ -32,7 +30,7 @@ BUFFER = 16 * 1024  # bytes of an order, and of what is read of a file in /proc
 class Guard:
     """Watches over `worker`, a child of this process, until one of them ends.
 
-    memory: bytes that all processes may have together. processes: how many there may be, where the kernel does not
+    memory: bytes that all processes may have together; socket: that count for each socket. processes: how many there may be, where the kernel does not
     count them. disk: bytes that `folder` may hold, where no file system of its own limits it.
     """
 
@@ -41,11 +39,13 @@ class Guard:
         control: socket.socket,
         worker: int,
         memory: int,
+        socket: int,
         processes: int | None = None,
         disk: int | None = None,
         folder: str = "",
     ) -> None:
         self.control, self.worker, self.memory = control, worker, memory
+        self.socket = socket
         self.processes, self.disk, self.folder = processes, disk, folder
         self.used, self.unseen, self.ticks, self.count, self.at_work, self.over = 0, 0, 0, 0, True, ""
         self.walked, self.written = 0.0, True  # when the folder was last looked at, and whether it can have grown since
@@ -104,7 +104,7 @@ class Guard:
         self.at_work, self.ticks = ticks != self.ticks or len(members) != self.count, ticks
         self.count = len(members)
         if self.at_work:
-            self.unseen = unseen(members)
+            self.unseen = unseen(members, self.socket)
         self.used = sum(member.held for member in members) + self.unseen
         excess = self.used - self.memory
         # A copy of the worker that saves its state goes first; but what is in nobody's memory ends with the session.
@@ -168,8 +168,11 @@ class Measured:
             pass  # it has just ended
 
 
-def unseen(members: list[Measured]) -> int:
-    """Bytes that processes may hold and that are in no process's memory: of shared maps, and what sockets buffer."""
+def unseen(members: list[Measured], socket: int) -> int:
+    """Bytes that processes may hold and that are in no process's memory: of shared maps, and what sockets buffer.
+
+    socket: bytes that one of them may.
+    """
     maps: dict[bytes, int] = {}
     sockets: set[str] = set()
     for member in members:
@@ -180,13 +183,11 @@ def unseen(members: list[Measured]) -> int:
                     ends, _, _, _, inode, *_ = line.split()
                     start, end = ends.split(b"-")
                     maps[inode] = max(maps.get(inode, 0), int(end, 16) - int(start, 16))
-            found = os.listdir(place + "/fd")
-            if len(found) > FEW_FILES:
-                links = (os.readlink(place + "/fd/" + name) for name in found)
-                sockets.update(link for link in links if link.startswith("socket:"))
+            links = [os.readlink(place + "/fd/" + name) for name in os.listdir(place + "/fd")]
+            sockets.update(link for link in links if link.startswith("socket:"))
         except OSError:
             pass  # it has just ended
-    return sum(size for size in maps.values() if size > LARGE_MAP) + len(sockets) * SOCKET
+    return sum(size for size in maps.values() if size > LARGE_MAP) + len(sockets) * socket
 
 
 def read_all(path: str) -> bytes:

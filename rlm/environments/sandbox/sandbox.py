@@ -258,6 +258,7 @@ def config(settings: Settings, level: str) -> Mapping[str, Any]:
         "limits": {
             "data": resources.bytes_of_memory,
             "memory": resources.bytes_of_memory,
+            "socket": bytes_of_a_socket(),
             # Without a user of its own all processes of the user would count; its guard counts them instead.
             "nproc": resources.processes if level == "namespace" or users is not None else None,
             "processes": resources.processes,
@@ -291,6 +292,14 @@ def free_users() -> tuple[int, int] | None:
         if count >= FEWEST_USERS:
             return first + count // 2, count // 2
     return None
+
+
+def bytes_of_a_socket() -> int:
+    """What the kernel lets a socket buffer, as long as nobody asks for more."""
+    try:
+        return int(Path("/proc/sys/net/core/wmem_default").read_text())
+    except (OSError, ValueError):
+        return 212_992  # what it is nearly everywhere
 
 
 def most_open_files() -> int:

@@ -141,7 +141,7 @@ GROUPS: Sequence[Group] = (
         "what is done with sockets once they are there; for which can be made, see `rules`",
         "connect 42, accept 43, accept4 288, bind 49, listen 50, sendto 44, recvfrom 45, "
         "sendmsg 46, recvmsg 47, sendmmsg 307, recvmmsg 299, shutdown 48, getsockname 51, getpeername 52, "
-        "setsockopt 54, getsockopt 55",
+        "getsockopt 55",
     ),
     Group(
         "self",
@@ -173,6 +173,9 @@ FILE_COMMANDS = frozenset((0, 1, 2, 3, 4, 5, 6, 7, 9, 36, 37, 38, 1030, 1032, 10
 # SUBREAPER, SET/GET_NO_NEW_PRIVS, SET/GET_THP_DISABLE, PR_SET_VMA; not SET_DUMPABLE, which hides a process's memory
 PROCESS_OPTIONS = frozenset((1, 2, 3, 15, 16, 21, 23, 29, 30, 36, 37, 38, 39, 41, 42, 0x53564D41))
 
+# All but SO_SNDBUF, SO_RCVBUF and their like: a socket buffers in memory that counts as no process's.
+SOCKET_OPTIONS = frozenset(range(128)) - {7, 8, 32, 33}
+
 ZERO = frozenset((0,))
 OPEN = "open what is mounted, and make files, but none whose program has the rights of its owner"
 PLAIN_FILES = frozenset((0, S_IFREG, S_IFIFO))
@@ -192,6 +195,7 @@ RULES: Sequence[Rule] = (
     Rule("ioctl", 16, "ask what a file is; make it wait or not", [Test(1, TERMINAL | DESCRIPTORS)], errno.ENOTTY),
     Rule("clone", 56, "threads and child processes, in no new namespace", [Test(0, ZERO, NEW_NAMESPACES)]),
     Rule("prctl", 157, "options of one's own process that give no rights", [Test(0, PROCESS_OPTIONS)], errno.EINVAL),
+    Rule("setsockopt", 54, "options of sockets, but the size of their buffers", [Test(2, SOCKET_OPTIONS)]),
     Rule("prlimit64", 302, "limits of one's own process, which only ever go down", [Test(0, ZERO)]),
     Rule("sched_setaffinity", 203, "the processors of one's own process", [Test(0, ZERO)]),
     Rule("setpriority", 141, "the niceness of one's own process", [Test(0, ZERO), Test(1, ZERO)]),

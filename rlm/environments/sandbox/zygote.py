@@ -244,8 +244,10 @@ def begin(zygote: Zygote, message: dict[str, Any], descriptors: list[int]) -> No
         socket.send_fds(control, [b"{}"], [os.pidfd_open(os.getpid())])
         limits = zygote.limits
         if zygote.spaces:
-            guard.Guard(control, worker, limits["memory"]).run()
-        guard.Guard(control, worker, limits["memory"], limits["processes"], limits["disk"], os.getcwd()).run()
+            guard.Guard(control, worker, limits["memory"], limits["socket"]).run()
+        guard.Guard(
+            control, worker, limits["memory"], limits["socket"], limits["processes"], limits["disk"], os.getcwd()
+        ).run()
     except BaseException:  # noqa: BLE001 - the host is told, whatever it is
         guard.fail(control)
 

@@ -30,8 +30,9 @@ BUFFER = 16 * 1024  # bytes of an order, and of what is read of a file in /proc
 class Guard:
     """Watches over `worker`, a child of this process, until one of them ends.
 
-    memory: bytes that all processes may have together; socket: that count for each socket. processes: how many there may be, where the kernel does not
-    count them. disk: bytes that `folder` may hold, where no file system of its own limits it.
+    memory: bytes that all processes may have together, of which each socket counts `of_a_socket`. processes: how many there
+    may be, threads included, where the kernel does not count them. disk: bytes that `folder` may hold, where no file
+    system of its own limits it.
     """
 
     def __init__(
@@ -39,13 +40,13 @@ class Guard:
         control: socket.socket,
         worker: int,
         memory: int,
-        socket: int,
+        of_a_socket: int,
         processes: int | None = None,
         disk: int | None = None,
         folder: str = "",
     ) -> None:
         self.control, self.worker, self.memory = control, worker, memory
-        self.socket = socket
+        self.of_a_socket = of_a_socket
         self.processes, self.disk, self.folder = processes, disk, folder
         self.used, self.unseen, self.ticks, self.count, self.at_work, self.over = 0, 0, 0, 0, True, ""
         self.walked, self.written = 0.0, True  # when the folder was last looked at, and whether it can have grown since
@@ -104,7 +105,7 @@ class Guard:
         self.at_work, self.ticks = ticks != self.ticks or len(members) != self.count, ticks
         self.count = len(members)
         if self.at_work:
-            self.unseen = unseen(members, self.socket)
+            self.unseen = unseen(members, self.of_a_socket)
         self.used = sum(member.held for member in members) + self.unseen
         excess = self.used - self.memory
         # A copy of the worker that saves its state goes first; but what is in nobody's memory ends with the session.
@@ -168,10 +169,10 @@ class Measured:
             pass  # it has just ended
 
 
-def unseen(members: list[Measured], socket: int) -> int:
+def unseen(members: list[Measured], of_a_socket: int) -> int:
     """Bytes that processes may hold and that are in no process's memory: of shared maps, and what sockets buffer.
 
-    socket: bytes that one of them may.
+    of_a_socket: bytes that one of them may.
     """
     maps: dict[bytes, int] = {}
     sockets: set[str] = set()
@@ -187,7 +188,7 @@ def unseen(members: list[Measured], socket: int) -> int:
             sockets.update(link for link in links if link.startswith("socket:"))
         except OSError:
             pass  # it has just ended
-    return sum(size for size in maps.values() if size > LARGE_MAP) + len(sockets) * socket
+    return sum(size for size in maps.values() if size > LARGE_MAP) + len(sockets) * of_a_socket
 
 
 def read_all(path: str) -> bytes:

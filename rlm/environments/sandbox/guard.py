@@ -30,9 +30,9 @@ BUFFER = 16 * 1024  # bytes of an order, and of what is read of a file in /proc
 class Guard:
     """Watches over `worker`, a child of this process, until one of them ends.
 
-    memory: bytes that all processes may have together, of which each socket counts `of_a_socket`. processes: how many there
-    may be, threads included, where the kernel does not count them. disk: bytes that `folder` may hold, where no file
-    system of its own limits it.
+    memory: bytes that all processes may have together, of which each socket counts `of_a_socket`. processes: how many
+    there may be, threads included, where the kernel does not count them. disk: bytes that `folder` may hold, where no
+    file system of its own limits it.
     """
 
     def __init__(

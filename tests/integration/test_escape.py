@@ -27,7 +27,7 @@ def reports() -> Iterator[Reports]:
     possible = [host for host in HOSTS.values() if host.cannot is None]
     hosts.prepare(possible)
     try:
-        with ThreadPoolExecutor(3) as pool:
+        with ThreadPoolExecutor(4) as pool:
             ordered = sorted(possible, key=lambda host: host.name not in WHOLE)
             yield {host.name: pool.submit(host.run, *(() if host.name in WHOLE else QUICK)) for host in ordered}
     finally:

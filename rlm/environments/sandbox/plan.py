@@ -33,6 +33,7 @@ FILES = {
     "/etc/passwd": "rlm:x:1000:1000::/tmp/work:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
     "/etc/group": "rlm:x:1000:\nnogroup:x:65534:\n",
 }
+OWN = ("/proc", "/dev", "/tmp/work")  # which each sandbox makes
 OFFLINE = {"/etc/hosts": "127.0.0.1 localhost\n::1 localhost\n", "/etc/nsswitch.conf": "hosts: files\n"}
 ASK = """import json, site, sys, sysconfig
 user = site.getusersitepackages() if site.ENABLE_USER_SITE else None
@@ -116,13 +117,17 @@ def plan(
                 mounts[folder] = ("", "empty")
         for source in chosen:
             mounts[source] = (source, "ro")
-    for place, how in (extra or {}).items():
+    for given, how in (extra or {}).items():
+        place = "/" + os.path.normpath(given).lstrip("/")
         if not Path(place).exists():
             raise ConfigurationError(f"extra_paths: {place} is not there")
+        if place in ("/", "/tmp") or _is_below(place, OWN):
+            raise ConfigurationError(f"extra_paths: a sandbox has a {place} of its own; give what lies elsewhere")
         mounts[place] = (place, how)
+    # What lies within something else comes after it, or it would be hidden; nothing is written into what is mounted.
+    listed = [(source, target, how) for target, (source, how) in sorted(mounts.items())]
     files = {**FILES, **({} if network else OFFLINE)}
-    listed = [(source, target, how) for target, (source, how) in mounts.items()]
-    return Plan(listed, links, {path: text for path, text in files.items() if path not in mounts}, path)
+    return Plan(listed, links, {path: text for path, text in files.items() if not _is_below(path, mounts)}, path)
 
 
 def _of_python(python: Interpreter) -> Iterator[str]:

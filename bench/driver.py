@@ -1,7 +1,7 @@
 """The harness's end of a driver: starts it with the right interpreter and asks it for measurements.
 
-The peers get environments of their own, `.venv-rlms` and `.venv-picklers`, made on first use with exactly the versions
-named here.
+The peers get environments of their own, `.venv-rlms`, `.venv-picklers` and `.venv-kernels`, made on first use with
+exactly the versions named here.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ PEER = "rlms==0.1.3"
 PEER_VENV = ROOT / ".venv-rlms"
 PICKLERS = ("dill==0.4.1", "cloudpickle==3.1.2", "numpy==2.4.6")
 PICKLERS_VENV = ROOT / ".venv-picklers"
+KERNELS = ("ipykernel==7.4.0", "jupyter_client==8.10.0")
+KERNELS_VENV = ROOT / ".venv-kernels"
 
 # This checkout comes last on the path: what is called `rlm` is what the driver's own environment has under that name.
 BOOT = f"import sys; sys.path.append({str(ROOT)!r}); from bench.drivers.{{module}} import main; main(*sys.argv[1:])"
@@ -179,6 +181,11 @@ def picklers_python() -> Path:
     return _python_with(PICKLERS_VENV, *PICKLERS)
 
 
+def kernels_python() -> Path:
+    """The interpreter that has IPython's kernel and a client; makes its environment on first use."""
+    return _python_with(KERNELS_VENV, *KERNELS)
+
+
 def _python_with(venv: Path, *packages: str) -> Path:
     python, complete = venv / "bin" / "python", venv / "complete"
     wanted = " ".join(packages)
@@ -193,5 +200,5 @@ def _python_with(venv: Path, *packages: str) -> Path:
     return python
 
 
-PYTHONS = {"peer": peer_python, "picklers": picklers_python}
+PYTHONS = {"peer": peer_python, "picklers": picklers_python, "kernels": kernels_python}
 """Whose drivers run in an environment of their own, by module."""

@@ -16,17 +16,22 @@ from bench.show import amount, times
 
 OURS, PEER, PEER_FIXED, LIMIT = "rlm", "rlms", "rlms, poll 1 ms", "limit"
 DILL, CLOUDPICKLE = "dill", "cloudpickle"
+BUBBLEWRAP, KERNEL = "bubblewrap", "ipykernel"
 DURABLE, WEEK = "durable", "week"  # drivers of our sessions in a store
+SANDBOXES = "sandboxes"  # the driver of our sessions at each level of isolation
 PEERS = {
     PEER: ("peer",),
     PEER_FIXED: ("peer", "0.001"),
     DILL: ("picklers", "dill"),
     CLOUDPICKLE: ("picklers", "cloudpickle"),
+    BUBBLEWRAP: ("bubblewrap",),
+    KERNEL: ("kernels",),
 }
 DRIVERS: Mapping[str, tuple[str, ...]] = {
     OURS: ("ours",),
     DURABLE: ("durable",),
     WEEK: ("week",),
+    SANDBOXES: ("sandboxes",),
     **PEERS,
     LIMIT: ("machine",),
 }

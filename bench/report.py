@@ -10,12 +10,25 @@ from pathlib import Path
 from bench import results
 from bench.benchmarks import BENCHMARKS
 from bench.driver import ROOT
-from bench.figures import CLOUDPICKLE, DILL, LIMIT, OURS, PEER, PEER_FIXED, Benchmark, Figures, Table, Target
+from bench.figures import (
+    BUBBLEWRAP,
+    CLOUDPICKLE,
+    DILL,
+    KERNEL,
+    LIMIT,
+    OURS,
+    PEER,
+    PEER_FIXED,
+    Benchmark,
+    Figures,
+    Table,
+    Target,
+)
 from bench.results import Result
 from bench.show import amount, times
 
 PAGE = ROOT / "docs" / "benchmarks.md"
-SHOWN_ABOUT = ("processor", "memory", "system", "python", "peer", "picklers", "packages")
+SHOWN_ABOUT = ("processor", "memory", "system", "python", "peer", "picklers", "sandboxes", "packages")
 
 INTRODUCTION = f"""\
 # Benchmarks
@@ -28,6 +41,7 @@ Every figure here is from one run in which all columns were taken in turns, roun
 - **{PEER}** is the reference engine from PyPI as shipped; **{PEER_FIXED}** is the same with one number changed: the
   poll of its server's shutdown, half a second as shipped, for which every completion waits.
 - **{DILL}** and **{CLOUDPICKLE}** save a whole namespace to a file, in the ways that these packages have for it.
+- **{BUBBLEWRAP}** is a Python process in that sandbox; **{KERNEL}** is the process behind a notebook.
 - **{LIMIT}** is what the machine does without an engine: each section says how.
 
 A cell holds the median of the rounds and, in brackets, the lowest and highest; a ratio is the median of the rounds'

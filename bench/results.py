@@ -7,13 +7,14 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.driver import PEER, PICKLERS, ROOT
+from bench.driver import KERNELS, PEER, PICKLERS, ROOT
 from bench.figures import Figures
 
 FOLDER = ROOT / "bench" / "results"
@@ -64,6 +65,7 @@ def about_this_run(load: float) -> Mapping[str, str]:
         "python": platform.python_version(),
         "peer": PEER,
         "picklers": ", ".join(PICKLERS),
+        "sandboxes": ", ".join([*_bubblewrap(), *KERNELS]),
         "packages": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("pydantic-ai-slim", "openai")),
         "load before": f"{load:.2f}",
     }
@@ -74,6 +76,12 @@ def _processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or "unknown"
+
+
+def _bubblewrap() -> list[str]:
+    if shutil.which("bwrap") is None:
+        return []
+    return [subprocess.run(["bwrap", "--version"], capture_output=True, text=True, check=False).stdout.strip()]
 
 
 def _commit() -> str:

@@ -13,6 +13,7 @@ from bench.benchmarks import (
     durable_turns,
     fan_out,
     imports,
+    isolation,
     requests,
     resume,
     sessions,
@@ -27,6 +28,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     for module in (
         turns,
         cells,
+        isolation,
         sub_calls,
         fan_out,
         children,

@@ -10,6 +10,7 @@ import asyncio
 import importlib
 import itertools
 import socketserver
+import statistics
 import time
 from typing import Any
 
@@ -85,6 +86,18 @@ def many_turns(turns: int) -> dict[str, dict[str, float]]:
     context, script = text_of(10_000, "a"), Script()
     with engine(script, persistent=True) as rlm:
         return persistent_turns(turns, lambda: rlm.completion(context, "What happened?"), script)
+
+
+def lives(times: int) -> dict[str, float]:
+    """Seconds from making an environment to its first result, and for its end."""
+    starts, ends = [], []
+    for _ in range(times):
+        started = time.perf_counter()
+        repl = local.LocalREPL()
+        repl.execute_code("x = 1")
+        starts.append(time.perf_counter() - started)
+        ends.append(elapsed(repl.cleanup))
+    return {"start": statistics.median(starts), "end": statistics.median(ends)}
 
 
 def cells(variables: int, times: int) -> float:
@@ -169,6 +182,7 @@ def main(poll: str | None = None) -> None:
         "turns": turns,
         "fresh_turns": fresh_turns,
         "many_turns": many_turns,
+        "lives": lives,
         "cells": cells,
         "sub_calls": sub_calls,
         "fan_out": fan_out,

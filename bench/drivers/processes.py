@@ -58,6 +58,15 @@ def private_memory(pid: int) -> int:
         return 0
 
 
+def memory(pid: int) -> int:
+    """Bytes of all memory of a process, files included; what several share counts in parts."""
+    return int(_fields(Path(f"/proc/{pid}/smaps_rollup"))["Pss"].split()[0]) * 1024
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def shared_memory() -> int:
     """Bytes of shared memory of the whole system: pages of a memfd that nobody maps are in no process."""
     return int(_fields(Path("/proc/meminfo"))["Shmem"].split()[0]) * 1024

@@ -15,7 +15,18 @@ FIRST, EMPTY, READY = "the first of a process", "a new one, none stands ready", 
 COUNTS = (100, 200)
 MANY, CHILDREN, KERNELS = 100, 32, 8
 END = "the end of one"
-OWN, HOST, ONCE = "its processes", "in the host's process, for it", "the zygote alone, once"
+OWN, GUARD, HOST, ONCE = (
+    "its processes",
+    "of these its guard",
+    "in the host's process, for it",
+    "the zygote alone, once",
+)
+WORKERS = {
+    "host": "the host",
+    "zygote": "the zygote, which forks it",
+    "guard": "its guard, which sets it up",
+    "worker": "its worker",
+}
 VARIABLES = (0, 100_000)
 LOOP, BLOCKING = "on the engine's loop", "for a blocking caller"
 
@@ -53,7 +64,7 @@ def takes(quick: bool) -> Sequence[Take]:
 def _memory(count: int, kernels: int) -> Sequence[Take]:
     def ours(driver: Driver, level: str) -> Values:
         got = driver.do("memory", level=level, count=count)
-        return {"memory": {OWN: got["processes"], HOST: got["host"], ONCE: got["once"]}}
+        return {"memory": {OWN: got["processes"], GUARD: got["guard"], HOST: got["host"], ONCE: got["once"]}}
 
     def theirs(who: str, count: int) -> Take:
         return _other(who, OWN, lambda other: {"memory": other.do("memory", count=count)["processes"]})
@@ -108,7 +119,10 @@ def _many(count: int) -> Callable[[Driver, str], Values]:
 
 def _of_many(driver: Driver, count: int, **level: str) -> Values:
     got = driver.do("at_once", count=count, **level)
-    return {"time": {at_once(count): got["start"], end_of(count): got["end"]}}
+    values = {"time": {at_once(count): got["start"], end_of(count): got["end"]}}
+    if "cores" in got and count == MANY:
+        values["cores"] = {WORKERS[who]: seconds for who, seconds in got["cores"].items()}
+    return values
 
 
 def _children(count: int) -> Callable[[Driver, str], Values]:
@@ -165,6 +179,11 @@ def means(figures: Figures) -> str:
     )
 
 
+def where(figures: Figures) -> str:
+    parts = ", ".join(f"{who} {figures.says('cores', who, NAMESPACE)}" for who in WORKERS.values())
+    return f"Until it has answered, one of {MANY} sessions in namespaces takes on a core: {parts}."
+
+
 BENCHMARK = Benchmark(
     name="isolation",
     title="Isolation",
@@ -180,11 +199,13 @@ BENCHMARK = Benchmark(
     ),
     tables=[
         Table("time", "Sessions"),
+        Table("cores", f"Time on a core until one of {MANY} has answered"),
         Table("memory", "Memory of an idle session", "B"),
         Table("cell", "One cell", ratios=[(who, LIMIT) for who in LEVELS]),
     ],
     takes=takes,
     means=means,
+    where=where,
     targets=[
         Target("The first result of a new isolated session: at most 6 ms", ("time", EMPTY, NAMESPACE), 0.006),
         Target(f"… of {MANY} at once: at most 350 ms", ("time", at_once(MANY), NAMESPACE), 0.35),

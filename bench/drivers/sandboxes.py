@@ -9,7 +9,7 @@ import asyncio
 import os
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from bench.drivers import processes
@@ -63,13 +63,26 @@ def lives(level: str, times: int, *, ready: bool) -> dict[str, float]:
     return {"start": statistics.median(starts), "end": statistics.median(ends)}
 
 
-def at_once(level: str, count: int) -> dict[str, float]:
-    """Seconds until so many new sessions, none of which stood ready, have answered; and until all have ended."""
+def at_once(level: str, count: int) -> dict[str, Any]:
+    """Seconds until so many new sessions, none of which stood ready, have answered; and until all have ended.
+
+    cores: seconds that one of them takes on a core until then, by who works.
+    """
     warm(level)
+    me = os.getpid()
     repls = [LocalREPL(isolation=level) for _ in range(count)]
+    zygotes = list(processes.descendants(me))
+
+    def spent(pids: Iterable[int]) -> float:
+        return sum((processes.of_process(pid) for pid in pids), processes.Spent()).running
+
+    host, forking = spent([me]), spent(zygotes)
     started = elapsed(lambda: portal().run(_all(repls, lambda repl: repl.namespace.run(CELL))))
+    host, forking = spent([me]) - host, spent(zygotes) - forking
+    workers, guards = zip(*sessions(me, beside=zygotes), strict=True)
+    cores = {"host": host, "zygote": forking, "guard": spent(guards), "worker": spent(workers)}
     ended = elapsed(lambda: portal().run(_all(repls, lambda repl: repl.namespace.close())))
-    return {"start": started, "end": ended}
+    return {"start": started, "end": ended, "cores": {who: used / count for who, used in cores.items()}}
 
 
 async def _all(repls: Sequence[LocalREPL], work: Callable[[LocalREPL], Awaitable[Any]]) -> None:
@@ -97,16 +110,22 @@ def memory(level: str, count: int) -> dict[str, float]:
         found = sessions(me)
         if len(found) != count:
             raise RuntimeError(f"{len(found)} sessions are there, of {count}")
-        own = sum(processes.memory(pid) for session in found for pid in session)
-        return {"processes": own / count, "host": (processes.private_memory(me) - host) / count, "once": zygote}
+        workers, guards = (sum(map(processes.memory, pids)) / count for pids in zip(*found, strict=True))
+        mine = (processes.private_memory(me) - host) / count
+        return {"processes": workers + guards, "guard": guards, "host": mine, "once": zygote}
     finally:
         portal().run(_all(repls, lambda repl: repl.namespace.close()))
 
 
-def sessions(pid: int) -> list[tuple[int, int]]:
-    """The two processes of each session below this one: the worker, which has no children, and its parent."""
+def sessions(pid: int, beside: Collection[int] = ()) -> list[tuple[int, int]]:
+    """The two processes of each session below this one: the worker, which has no children, and its parent.
+
+    beside: processes that belong to none.
+    """
     parents = {child: processes.parent(child) for child in processes.descendants(pid)}
-    return [(child, parent) for child, parent in parents.items() if child not in parents.values()]
+    return [
+        (child, parent) for child, parent in parents.items() if child not in parents.values() and child not in beside
+    ]
 
 
 def cells(level: str, variables: int, times: int, *, blocking: bool) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +16,7 @@ from bench import report
 from bench.benchmarks import isolation
 from bench.benchmarks.isolation import BENCHMARK, EMPTY, LEVELS, NAMESPACE, OWN, cell, takes
 from bench.driver import Drivers
-from bench.drivers import bubblewrap, processes
+from bench.drivers import bubblewrap, processes, sandboxes
 from bench.figures import BUBBLEWRAP, LIMIT, SANDBOXES, Figures, take_all
 from bench.results import Result
 
@@ -84,6 +86,18 @@ def test_a_target_is_about_what_is_measured() -> None:
 def test_memory_of_a_process_counts_what_it_shares_in_parts() -> None:
     assert 0 < processes.private_memory(os.getpid()) < processes.memory(os.getpid())
     assert processes.parent(os.getpid()) == os.getppid()
+
+
+def test_a_session_is_found_as_its_worker_and_its_guard() -> None:
+    command = ["sh", "-c", "sleep 60 & echo $!; wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as guard:
+        try:
+            assert guard.stdout is not None
+            worker = int(guard.stdout.readline())
+            assert (worker, guard.pid) in sandboxes.sessions(os.getpid())
+            assert (worker, guard.pid) not in sandboxes.sessions(os.getpid(), beside=[worker])
+        finally:
+            os.killpg(guard.pid, signal.SIGKILL)
 
 
 def test_the_loop_in_bubblewrap_keeps_names_from_cell_to_cell_and_answers_each(

@@ -159,6 +159,8 @@ def zygote(python: str, config: Mapping[str, Any]) -> Zygote:
             found = _zygotes.get(key)
             if found is not None and found.is_alive:
                 return found
+        if found is not None:
+            found.close()  # of one that has ended the sockets are left
         made = Zygote(python, config)
         with _lock:
             _zygotes[key] = made

@@ -13,6 +13,7 @@ from pathlib import Path
 from rlm.errors import ModelError
 from rlm.types import Messages
 
+MAY_I = "May I go on?"
 SUBMIT = 'answer["content"] = {}\nanswer["ready"] = True'
 
 
@@ -159,23 +160,22 @@ def chat(messages: Messages) -> str:
     return cell(SUBMIT.format('f"the sum is {sum(numbers)}"'))
 
 
-def patient(messages: Messages) -> str:
+async def patient(messages: Messages) -> str:
     """The conversation about numbers, with what is asked written down in the folder that PATIENT names.
 
-    A slow question has a cell that says there that it began, and waits until it may go on.
+    A slow question has a cell that asks whether it may go on: that it did so is said there, and so is the answer.
     """
     folder = Path(os.environ["PATIENT"])
+    if messages[-1]["content"] == MAY_I:
+        (folder / "began").touch()
+        while not (folder / "go").exists():  # noqa: ASYNC110 - another process makes it
+            await asyncio.sleep(0.01)
+        return "yes"
     question = messages[1]["content"].rpartition("Task: ")[2]
     with (folder / "requests").open("a") as file:
         file.write(f"{question.strip()} {said(messages)}\n")
     if "slow" not in question:
         return chat(messages)
-    wait = (
-        "import os, time\n"
-        f"open({str(folder / 'began')!r}, 'w').close()\n"
-        f"while not os.path.exists({str(folder / 'go')!r}):\n"
-        "    time.sleep(0.01)\n"
-        "numbers.append(4)"
-    )
+    wait = f"llm_query({MAY_I!r})\nnumbers.append(4)"
     submit = SUBMIT.format('f"the sum is {sum(alias)}"')
     return step(messages, [cell("numbers = [1, 2, 3]\nalias = numbers"), cell(wait), cell(submit)])

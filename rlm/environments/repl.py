@@ -157,8 +157,10 @@ class Namespace:
         """Let go of a worker that is gone. The next one, whenever it starts, has to say so."""
         self._kernel = None
         lost = "" if self.revive else self._losses(kernel)
-        self._ended = f"The REPL was restarted: {kernel.dead}. {lost}".rstrip()
+        self._ended = said = f"The REPL was restarted: {kernel.dead}. {lost}".rstrip()
         await kernel.close()
+        if self._ended == said:  # how the worker ended may be known only now
+            self._ended = f"The REPL was restarted: {kernel.dead}. {lost}".rstrip()
 
     async def _start_worker(self) -> Kernel:
         """A new worker with everything that is to be in it; what is to be said of it stands in the notes."""

@@ -21,6 +21,7 @@ from rlm import RLM, Limits, LossError, ScriptedModel, SessionBusyError, Session
 from rlm.errors import ConfigurationError, ModelError, SessionError, SessionExistsError, TimeoutExceededError
 from rlm.session import Session
 from rlm.types import ContextAdded, Messages, Ran, Restored
+from tests.processes import gone, named, naming, token
 from tests.turns import by_task, cell, opening, submission, submit, task
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +33,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def worker_of(session: Session) -> int:
-    return int(session.run("import os; print(os.getpid())").stdout)
+    return named(session.run(f"print({naming(token())})").stdout.strip())
 
 
 def reopened(model: ScriptedModel, work: Callable[[Session], Any], name: str = "s", **given: Any) -> Any:
@@ -47,6 +48,7 @@ def killed(script: str, *, expect: int = -signal.SIGKILL, **env: str) -> str:
         import os, signal, sys, threading, time
         from rlm import *
         from rlm.types import *
+        from tests.processes import *
         from tests.turns import *
         def die(*_): os.kill(os.getpid(), signal.SIGKILL)
     """
@@ -455,7 +457,7 @@ def test_a_cell_that_ran_in_a_new_worker_is_as_good_as_any_other() -> None:
     killed("""
         rlm = RLM(ScriptedModel([]), tools=[die])
         session = rlm.session("s")
-        os.kill(int(session.run("import os; first = [1]; print(os.getpid())").stdout), signal.SIGKILL)
+        os.kill(named(session.run(f"first = [1]; print({naming(token())}, end='')").stdout), signal.SIGKILL)
         time.sleep(0.1)
         result = session.run("second = first; die()")
     """)
@@ -464,7 +466,7 @@ def test_a_cell_that_ran_in_a_new_worker_is_as_good_as_any_other() -> None:
     killed("""
         rlm = RLM(ScriptedModel([]))
         session = rlm.session("t")
-        os.kill(int(session.run("import os; first = [1]; print(os.getpid())").stdout), signal.SIGKILL)
+        os.kill(named(session.run(f"first = [1]; print({naming(token())}, end='')").stdout), signal.SIGKILL)
         time.sleep(0.1)
         assert session.run("second = first").error is None
         die()
@@ -505,7 +507,7 @@ def test_an_idle_worker_is_released_and_the_next_turn_brings_it_back() -> None:
     with RLM(model, idle=0.05) as rlm, rlm.session("s") as session:
         session.ask("One?")
         pid = worker_of(session)
-        until(lambda: not Path(f"/proc/{pid}").exists())
+        until(lambda: gone(pid))
         assert session.ask("Two?").response == "True"
         assert "restored" not in opening(model.requests[-1])
 

@@ -31,18 +31,11 @@ from rlm.errors import (
     SessionError,
 )
 from rlm.types import Messages, Price, RemoteValue, Reply, Stopped, Usage
+from tests.processes import gone, named, naming, token
 from tests.turns import by_task, cell, opening, submission, submit, told
 
 ROOT = Path(__file__).parents[2]
 BUSY = "import time\nwhile True: time.sleep(0.001)"
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -63,7 +56,7 @@ def test_opening_a_session_starts_and_spends_nothing() -> None:
     with RLM(model) as rlm, rlm.session("a") as session:
         assert (session.name, session.turns, session.log, session.closed) == ("a", 0, (), False)
         assert session.usage().total_calls == 0
-        assert session.isolation == "none"
+        assert session.isolation in ("namespace", "landlock")
     assert model.requests == []
 
 
@@ -93,7 +86,7 @@ def test_a_result_says_how_the_turn_went() -> None:
         "cells": 2,
         "calls": 4,
         "uncertain_calls": 0,
-        "isolation": "none",
+        "isolation": session.isolation,
         "context": 0,
     }
     assert json.loads(json.dumps(result.to_dict()))["response"] == "X Y"
@@ -347,14 +340,12 @@ def test_the_model_is_told_when_a_cell_took_the_worker_along() -> None:
 
 
 def test_the_model_is_told_in_the_next_prompt_when_the_worker_died_between_turns() -> None:
-    model = ScriptedModel(
-        [submit("__import__('os').getpid()"), cell("x = 1", submission("'x'")), submit("f'{context} {x}'")]
-    )
+    model = ScriptedModel([submit(naming(token())), cell("x = 1", submission("'x'")), submit("f'{context} {x}'")])
     with RLM(model, persistent=True) as rlm:
-        pid = int(rlm.completion("kept", "?").response)
+        pid = named(rlm.completion("kept", "?").response)
         rlm.completion("b", "?")
         os.kill(pid, signal.SIGKILL)
-        until(lambda: not alive(pid))
+        until(lambda: gone(pid))
         assert rlm.session().ask("?").response == "kept 1"
     assert "The REPL was restarted: the worker died (killed by SIGKILL)." in opening(model.requests[2])
 
@@ -414,7 +405,7 @@ def run_in_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[Ba
 
 
 def test_close_during_a_turn_gives_its_caller_a_cancellation() -> None:
-    rlm = RLM(ScriptedModel(["I begin.\n" + cell("import os\nprint(os.getpid(), flush=True)\n" + BUSY)]))
+    rlm = RLM(ScriptedModel(["I begin.\n" + cell(f"print({naming(token())}, end='', flush=True)\n" + BUSY)]))
     session = rlm.session()
     printed: list[str] = []
     stream = session.stream_ask("What?")
@@ -426,6 +417,7 @@ def test_close_during_a_turn_gives_its_caller_a_cancellation() -> None:
 
     thread, raised = run_in_thread(read)
     until(lambda: printed)
+    pid = named(printed[0])
     session.close()
     session.close()
     thread.join()
@@ -436,7 +428,7 @@ def test_close_during_a_turn_gives_its_caller_a_cancellation() -> None:
     assert error.partial_answer.startswith("I begin.")
     assert error.usage.total_calls == 1
     assert error.transcript[-1]["role"] == "assistant"
-    assert not alive(int(printed[0]))
+    assert gone(pid)
     assert isinstance(session.log[-1], Stopped)
     for use in (lambda: session.ask("?"), lambda: session.run("1"), session.variables, lambda: session.get("x")):
         with pytest.raises(SessionClosedError, match="session 'session' was closed"):
@@ -514,13 +506,13 @@ def test_a_timeout_of_the_callers_own_does_the_same() -> None:
 
 def test_a_cancelled_completion_of_its_own_leaves_no_worker() -> None:
     pids: list[int] = []
-    model = ScriptedModel([cell("import os\nreport(os.getpid())\n" + BUSY)])
+    model = ScriptedModel([cell(f"report({naming(token())})\n" + BUSY)])
 
     async def go() -> None:
         loop, begun = asyncio.get_running_loop(), asyncio.Event()
 
-        def report(pid: int) -> None:
-            pids.append(pid)
+        def report(name: str) -> None:
+            pids.append(named(name))
             loop.call_soon_threadsafe(begun.set)
 
         async with RLM(model, tools=[report]) as rlm:
@@ -529,7 +521,7 @@ def test_a_cancelled_completion_of_its_own_leaves_no_worker() -> None:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert not alive(pids[0])
+            assert gone(pids[0])
 
     asyncio.run(go())
 
@@ -627,20 +619,20 @@ def test_ctrl_c_while_the_model_thinks_does_the_same() -> None:
 
 
 def test_a_session_that_nobody_holds_ends_its_worker() -> None:
-    rlm = RLM(ScriptedModel([submit("__import__('os').getpid()")]))
-    pid = int(rlm.session().ask("?").response)
-    assert alive(pid)
+    rlm = RLM(ScriptedModel([submit(naming(token()))]))
+    pid = named(rlm.session().ask("?").response)
     del rlm
     gc.collect()
-    until(lambda: not alive(pid))
+    until(lambda: gone(pid))
 
 
 def test_a_program_that_ends_without_closing_leaves_no_worker() -> None:
     script = """
         from rlm import RLM, ScriptedModel
+        from tests.processes import named, naming, token
         from tests.turns import submit
-        rlm = RLM(ScriptedModel([submit("__import__('os').getpid()")]), persistent=True)
-        print(rlm.completion("a", "?").response)
+        rlm = RLM(ScriptedModel([submit(naming(token()))]), persistent=True)
+        print(named(rlm.completion("a", "?").response))
     """
     ended = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],
@@ -650,7 +642,7 @@ def test_a_program_that_ends_without_closing_leaves_no_worker() -> None:
         cwd=Path(__file__).parents[2],
     )
     assert ended.stderr == ""
-    assert not alive(int(ended.stdout))
+    assert gone(int(ended.stdout))
 
 
 def test_what_is_missing_for_a_session_is_said_when_it_is_opened() -> None:

@@ -278,29 +278,28 @@ def test_an_imported_session_goes_on_with_values_identity_and_conversation(tmp_p
 
 
 CUT_OFF = """
-import sys
+import time
 from rlm import RLM, ScriptedModel
 from tests.turns import cell, submit
 
-folder = sys.argv[1]
-slow = f"import os, time\\nopen({folder!r} + '/began', 'w').close()\\n"
-slow += f"while not os.path.exists({folder!r} + '/go'): time.sleep(0.01)\\nnumbers.append(llm_query('four'))"
-with RLM(ScriptedModel([cell("numbers = [1, 2, 3]\\nalias = numbers"), cell(slow)])) as rlm:
+def wait():
+    print("began", flush=True)
+    time.sleep(3600)
+
+slow = "wait()\\nnumbers.append(llm_query('four'))"
+with RLM(ScriptedModel([cell("numbers = [1, 2, 3]\\nalias = numbers"), cell(slow)]), tools=[wait]) as rlm:
     rlm.session("a").completion("text", "what is the sum?", key="sum")
 """
 
 
 def test_a_turn_that_was_cut_off_here_is_finished_elsewhere(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-c", CUT_OFF, str(tmp_path)], env=env)
-    try:
-        while not (tmp_path / "began").exists():
-            assert process.poll() is None
-            time.sleep(0.005)
-    finally:
-        process.kill()
-        process.wait()
-    (tmp_path / "go").touch()
+    with subprocess.Popen([sys.executable, "-c", CUT_OFF], env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "began\n"
+        finally:
+            process.kill()
     with Sessions() as here, Sessions(tmp_path / "there") as there:
         shown = here.show("a")
         assert (shown.unfinished, shown.turns[0].state, shown.turns[0].cells) == (0, "unfinished", 1)
@@ -308,7 +307,7 @@ def test_a_turn_that_was_cut_off_here_is_finished_elsewhere(tmp_path: Path) -> N
         there.import_session(tmp_path / "a.rlm")
         assert [one.name for one in there.list(unfinished=True)] == ["a"]
     asked = ScriptedModel(["4", submit("f'{alias} {alias is numbers} {context}'")])
-    with RLM(asked, store=tmp_path / "there") as rlm:
+    with RLM(asked, store=tmp_path / "there", tools={"wait": lambda: None}) as rlm:
         session = rlm.session("a")
         assert session.unfinished is not None
         assert session.resume().response == "[1, 2, 3, '4'] True text"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import threading
 from contextlib import aclosing
@@ -13,6 +12,7 @@ import pytest
 from rlm import RLM, Limits, ScriptedModel
 from rlm.errors import BudgetExceededError, CancellationError, ModelError
 from rlm.types import Answered, Calling, Event, Printed, Ran, Running, Stopped
+from tests.processes import gone, named, naming, token
 from tests.turns import by_task, cell, submit
 
 BUSY = "x = 1\nprint('busy', flush=True)\nwhile True: pass"
@@ -142,13 +142,12 @@ def test_an_async_stream_that_is_just_dropped_lets_the_next_question_in() -> Non
 
 def test_leaving_a_stream_of_a_completion_of_its_own_ends_its_worker() -> None:
     pids: list[int] = []
-    model = ScriptedModel([cell("import os\nreport(os.getpid())\n" + BUSY)])
-    with RLM(model, tools={"report": pids.append}) as rlm:
+    model = ScriptedModel([cell(f"report({naming(token())})\n" + BUSY)])
+    with RLM(model, tools={"report": lambda name: pids.append(named(name))}) as rlm:
         for event in rlm.stream("input", "Busy?"):
             if isinstance(event, Printed):
                 break
-        with pytest.raises(ProcessLookupError):
-            os.kill(pids[0], 0)
+        assert gone(pids[0])
 
 
 def test_a_cancelled_reader_of_an_async_stream_cancels_the_turn() -> None:

@@ -346,6 +346,7 @@ def test_the_model_is_told_in_the_next_prompt_when_the_worker_died_between_turns
         rlm.completion("b", "?")
         os.kill(pid, signal.SIGKILL)
         until(lambda: gone(pid))
+        time.sleep(0.1)  # in which its host has heard of it
         assert rlm.session().ask("?").response == "kept 1"
     assert "The REPL was restarted: the worker died (killed by SIGKILL)." in opening(model.requests[2])
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 TAG = "$"  # a JSON object with this key is a tagged value; a dict that has it as a key is sent as pairs
 MAX_DEPTH = 100  # json itself recurses; far below every interpreter's limit, with room for the caller's own frames
 MAX_REPR = 1_000
+MAX_SAME = 100  # items of one set or dict with the same hash: each of them is compared with all the others
 SMALL = 1 << 63  # ints beyond it ride as hexadecimal: json refuses decimal text of more than 4,300 digits
 
 
@@ -116,9 +117,14 @@ def _decode(data: Any, remote: Any, left: int) -> Any:
         return _FROM_TEXT[tag](data)
     if type(tag) is str and type(data) is list:
         if tag == "dict":
-            return {_decode(key, remote, left): _decode(item, remote, left) for key, item in map(_pair, data)}
+            pairs = [(_decode(key, remote, left), _decode(item, remote, left)) for key, item in map(_pair, data)]
+            _check_hashes([key for key, _ in pairs])
+            return dict(pairs)
         if tag in _FROM_LIST:
-            return _FROM_LIST[tag]([_decode(item, remote, left) for item in data])
+            items = [_decode(item, remote, left) for item in data]
+            if tag != "tuple":
+                _check_hashes(items)
+            return _FROM_LIST[tag](items)
         if tag == "remote" and remote is not None:
             name, text = _pair(data)
             return remote(str(name), str(text))
@@ -129,6 +135,18 @@ def _pair(data: Any) -> Any:
     if type(data) is not list or len(data) != 2:
         raise CodecError(f"not a pair: {str(data)[:50]!r}")
     return data
+
+
+def _check_hashes(items: Any) -> None:
+    """Refuse what was chosen so that to put it in a set takes hours: hashes of numbers are no secret."""
+    if len(items) <= MAX_SAME:
+        return
+    counts: dict[int, int] = {}
+    for item in items:
+        found = hash(item)
+        counts[found] = counts.get(found, 0) + 1
+    if max(counts.values()) > MAX_SAME:
+        raise CodecError(f"a set or dict with over {MAX_SAME} items of the same hash")
 
 
 def brief(value: Any) -> str:

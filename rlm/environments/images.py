@@ -44,10 +44,10 @@ def capture(value: object, spool: Path | None) -> Capture:
     fields = {"groups", "modules", "given", "lost", "gone", "files", "files_gone", "files_lost", "caught", "python"}
     fields |= {"seconds", "pause", "whole", "blobs"}
     if set(data) != fields:
-        raise ProtocolError(f"a heap with fields {sorted(map(str, set(data) ^ fields))} too many or too few")
+        raise ProtocolError(f"a heap with fields {str(sorted(set(data) ^ fields))[:500]} too many or too few")
     groups = [_group(item) for item in _list(data["groups"])]
     files = _table(data["files"], _file)
-    written = 0 if spool is None else spool.lstat().st_size
+    written = 0 if spool is None else _written(spool)
     spool = spool or Path()
     blobs = {_digest(d): _blob(d, content, spool, written) for d, content in _dict(data["blobs"]).items()}
     for digest, size in [(group.digest, group.size) for group in groups] + [(f.digest, f.size) for f in files.values()]:
@@ -94,8 +94,8 @@ def frame(image: HeapImage) -> Mapping[str, Any]:
 
 
 def _of(value: object, kind: type[T]) -> T:
-    if type(value) is not kind:
-        raise ProtocolError(f"a heap with {str(value)[:50]!r} where it says {kind.__name__}")
+    if type(value) is not kind:  # which is not shown: it may be nested deeper than repr can follow
+        raise ProtocolError(f"a heap with {type(value).__name__} where it says {kind.__name__}")
     return value
 
 
@@ -141,10 +141,10 @@ def _count(value: object) -> int:
 
 
 def _seconds(value: object) -> float:
-    seconds = float(_of(value, int)) if type(value) is int else _of(value, float)
+    seconds = value if type(value) is int else _of(value, float)
     if not 0 <= seconds < 1e9:
-        raise ProtocolError(f"a heap that took {seconds} s")
-    return seconds
+        raise ProtocolError("a heap that took longer than can be, or less than no time")
+    return float(seconds)
 
 
 def _lost(value: object) -> Lost:
@@ -158,10 +158,11 @@ def _lost(value: object) -> Lost:
 def _group(value: object) -> Saved:
     match value:
         case [list(names), list(types), str(digest), int(size), bool(definition), bool(code), dict(sources)]:
-            if not names or len(names) != len(types) or "" in names or len(set(map(str, names))) != len(names):
+            own, kinds = _texts(names), _texts(types)
+            if not own or len(own) != len(kinds) or "" in own or len(set(own)) != len(own):
                 raise ProtocolError("a heap with a group whose names and types do not fit")
             told = {_text(name): _text(source, MAX_LONG) for name, source in sources.items()}
-            return Saved(_texts(names), _texts(types), _digest(digest), _count(size), definition, code, told)
+            return Saved(own, kinds, _digest(digest), _count(size), definition, code, told)
     raise ProtocolError("a heap with a malformed group")
 
 
@@ -185,6 +186,14 @@ def _blob(digest: str, value: object, spool: Path, written: int) -> bytes | Part
         case {"at": int(start), "size": int(size), **rest} if not rest and 0 <= start <= start + size <= written:
             return Part(spool, start, size)
     raise ProtocolError(f"a blob that is nowhere: {digest}")
+
+
+def _written(spool: Path) -> int:
+    """Bytes in a file that a worker without a sandbox may have removed."""
+    try:
+        return spool.lstat().st_size
+    except OSError as error:
+        raise ProtocolError(f"the file that was lent for large blobs is gone: {error}") from None
 
 
 def _size(content: bytes | Part) -> int:

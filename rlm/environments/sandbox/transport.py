@@ -120,11 +120,15 @@ class SandboxTransport(SocketTransport):
     async def _listen(self) -> bool:
         """Hear the guard's next message; False once it is gone."""
         control = self._session.control
+        await asyncio.sleep(0)  # messages without end must not keep whoever waits for a time limit from its end
         if not _readable(control):
             await _wait_readable(asyncio.get_running_loop(), control)
         message, descriptors, _, _ = socket.recv_fds(control, 1 << 14, 1)
-        if descriptors:
-            self._guard = descriptors[0]
+        for descriptor in descriptors:
+            if self._guard is None:
+                self._guard = descriptor
+            else:
+                os.close(descriptor)
         self._told.update(_message(message))
         return bool(message)
 
@@ -151,7 +155,7 @@ class SandboxTransport(SocketTransport):
 
 
 def _message(data: bytes) -> dict[str, Any]:
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         said = json.loads(data)
         if isinstance(said, dict):
             return said
@@ -183,7 +187,7 @@ def _arrive(arrived: asyncio.Future[None]) -> None:
 async def _until_dead(process: int) -> None:
     """Until the first process of a session, and with it every other one, has ended."""
     try:
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError, OSError):  # of a descriptor that nobody can wait for
             async with asyncio.timeout(END):
                 await _wait_readable(asyncio.get_running_loop(), process)
     finally:

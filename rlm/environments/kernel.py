@@ -14,13 +14,14 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from rlm.environments import codec, images, wire
 from rlm.environments.images import FILES_LIMIT, Capture
+from rlm.environments.limits import MAX_TEXT
 from rlm.environments.payload import Payload
 from rlm.errors import ContextError, ProtocolError, ReplError, SandboxError
 from rlm.ports import Answer, CallFailed, SupportsFiles, SupportsInterrupt, SupportsSpool, Transport
@@ -34,7 +35,13 @@ OWN_SHARE = 0.8  # of that time in which the worker itself gives up what takes t
 CANCEL_GRACE_SECONDS = 0.5  # the same for a cancelled one: whoever cancels waits for it
 MAX_FILES = 100  # that a worker is handed at once: it may have few open, and a socket carries few
 MAX_CALLS = 5_000  # calls of one cell in flight; no program of a model's needs more threads than that
+MAX_ASKED = 1 << 30  # characters of calls in flight
+MAX_UNREAD = 1 << 28  # bytes on their way to a worker, while which no more calls are taken
+MAX_UNREAD_FRAMES = 2 * MAX_CALLS  # that no worker leaves unread: whoever calls waits for the answer
 MAX_OUTPUT = 2_000_000  # characters of output in one cell: a worker that is one sends far fewer (see capture)
+PIECE = 8  # characters that a piece of output counts for beside its text, so that empty ones have an end too
+MAX_NAMES = 1 << 27  # characters of names and types, and NAME for each
+NAME = 100
 MAX_LISTED = 40  # names in an error
 MAX_CHANGES = 1_000  # reports of names that are kept as they came
 
@@ -143,7 +150,7 @@ class Kernel:
     tools: host functions that cells can call by name. captured: whether its heap will be; then it gets ready for that
     while it has nothing else to do. cells: the number of the last one, by which tracebacks name it;
     whoever goes on from an earlier worker sets it. start_seconds: how long the worker may take to say its first
-    word.
+    word. max_asked: characters of calls that the host holds at once; what is over it is refused.
     """
 
     def __init__(
@@ -153,13 +160,14 @@ class Kernel:
         *,
         captured: bool = False,
         start_seconds: float = START_SECONDS,
+        max_asked: int = MAX_ASKED,
     ) -> None:
         self.transport = transport
         self.python = ""
         self.dead: str | None = None
         self._at_once = transport.try_send if isinstance(transport, SendsAtOnce) else None
         self._tools, self._captured = tools, captured
-        self._start_seconds = start_seconds
+        self._start_seconds, self._max_asked = start_seconds, max_asked
         self._wire = wire.Wire()
         self._cell: _Cell | None = None
         self.cells = 0
@@ -168,6 +176,9 @@ class Kernel:
         self._last_call = 0
         self._requests: dict[int, asyncio.Future[wire.Frame]] = {}
         self._changes: list[tuple[Mapping[str, str], Sequence[str]]] = []
+        self._told = 0  # characters in these
+        self._asked = 0  # characters of the calls in flight
+        self._unread = 0  # bytes in the outbox
         self._outbox: deque[bytes] = deque()
         self._writer: asyncio.Task[None] | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -205,10 +216,8 @@ class Kernel:
     async def close(self) -> None:
         """End the worker. Always succeeds, twice too."""
         self.dead = self.dead or "the worker was closed"
-        tasks = [task for task in (self._reader, self._writer) if task is not None]
-        for task in tasks:
-            task.cancel()
         await self._end()
+        tasks = [task for task in (self._reader, self._writer, self._ending) if task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def disown(self) -> None:
@@ -284,13 +293,13 @@ class Kernel:
         if payload.path is None:
             source = {"data": payload.text}
         elif isinstance(self.transport, SupportsFiles):
-            source = {"path": await self.transport.put_file(payload.path)}
+            source = {"path": await self._lend(self.transport.put_file, payload.path)}
         else:
             source = {"data": payload.read()}
         load = {"type": "load", "names": list(names), "format": payload.format}
         frame = await self._request({**load, **source, **checked})
         if "error" in frame:
-            raise ContextError(f"{names[0]} cannot be brought into the REPL: {frame['error']}")
+            raise ContextError(f"{names[0]} cannot be brought into the REPL: {frame['error'][:MAX_TEXT]}")
         self._changed(dict.fromkeys(names, payload.type), ())
 
     async def capture(self, spool: Path | None, *, whole: bool = False, limit: int = FILES_LIMIT) -> Capture:
@@ -303,10 +312,10 @@ class Kernel:
         """
         where = None
         if spool is not None and isinstance(self.transport, SupportsSpool):
-            where = await self.transport.lend_file(spool)
+            where = await self._lend(self.transport.lend_file, spool)
         frame = await self._request({"type": "checkpoint", "spool": where, "whole": whole, "limit": limit})
         if "error" in frame:
-            raise ReplError(f"the namespace cannot be saved: {frame['error']}")
+            raise ReplError(f"the namespace cannot be saved: {frame['error'][:MAX_TEXT]}")
         try:
             return images.capture(frame.get("value"), spool)
         except ProtocolError as error:
@@ -325,17 +334,17 @@ class Kernel:
         limit = RESTORE_SECONDS + sum(g.size for g in image.groups) / RESTORE_RATE if seconds is None else seconds
         try:
             with tempfile.TemporaryDirectory(prefix="rlm-restore-") as folder:
-                sent = await self._hand_over(contents, Path(folder))
-                image_frame = images.frame(image)
-                restore = {"type": "restore", "image": image_frame, "contents": sent, "seconds": OWN_SHARE * limit}
                 async with asyncio.timeout(limit):
+                    sent = await self._hand_over(contents, Path(folder))
+                    image_frame = images.frame(image)
+                    restore = {"type": "restore", "image": image_frame, "contents": sent, "seconds": OWN_SHARE * limit}
                     frame = await self._request(restore)
         except TimeoutError:
             self.dead = f"the worker was killed, because what was brought back into it took over {round(limit, 1):g} s"
             self._kill()
             raise SandboxError(f"{self.dead}: the code of one of {_listed(image)} does not end") from None
         if "error" in frame:
-            raise ReplError(f"the namespace cannot be brought back: {frame['error']}")
+            raise ReplError(f"the namespace cannot be brought back: {frame['error'][:MAX_TEXT]}")
         try:
             lost = images.lost(frame.get("value"))
         except ProtocolError as error:
@@ -364,7 +373,19 @@ class Kernel:
 
     async def _put(self, path: Path) -> str:
         assert isinstance(self.transport, SupportsFiles)
-        return await self.transport.put_file(path)
+        return await self._lend(self.transport.put_file, path)
+
+    async def _lend(self, hand_over: Callable[[Path], Awaitable[str]], path: Path) -> str:
+        """The path of a file as the worker knows it. Raises `WorkerGone`, also where the worker takes no more files."""
+        self._check()
+        try:
+            return await hand_over(path)
+        except ConnectionError:
+            self.dead = self.dead or DIED
+            self._kill()
+            if self._ending is not None:
+                await asyncio.shield(self._ending)
+            raise WorkerGone(self.dead) from None
 
     async def get(self, name: str) -> Any:
         """The value of a name; what has no exact JSON form as a `RemoteValue`. Raises KeyError."""
@@ -383,8 +404,13 @@ class Kernel:
 
     def _changed(self, new: Mapping[str, str], gone: Sequence[str]) -> None:
         self._changes.append((new, gone))
-        if len(self._changes) > MAX_CHANGES:  # a new list: results of earlier cells look into the old one
-            self._changes = [(dict(self.names), ())]
+        self._told += _length(new, gone)
+        if len(self._changes) > MAX_CHANGES or self._told > MAX_NAMES:
+            names = dict(self.names)
+            self._changes = [(names, ())]  # a new list: results of earlier cells look into the old one
+            self._told = _length(names, ())
+            if self._told > MAX_NAMES:
+                raise self._distrust(ProtocolError(f"over {MAX_NAMES:,} characters of names"))
 
     @property
     def _loads_our_code(self) -> bool:
@@ -412,6 +438,7 @@ class Kernel:
             data = data[self._at_once(data) :]
         if data:
             self._outbox.append(data)
+            self._unread += len(data)
             if self._writer is None or self._writer.done():
                 self._writer = asyncio.create_task(self._write())
 
@@ -419,9 +446,10 @@ class Kernel:
         try:
             while self._outbox:
                 await self.transport.send(self._outbox[0])
-                self._outbox.popleft()
+                self._unread -= len(self._outbox.popleft())
         except Exception as error:  # noqa: BLE001 - a transport may be a stranger's
             self._outbox.clear()
+            self._unread = 0
             if not isinstance(error, ConnectionError):  # there the reader sees the end too, and tells everybody
                 self.dead = self.dead or _unreachable(error)
                 await self._end()
@@ -435,8 +463,8 @@ class Kernel:
         await self._end()
 
     def _delivered(self, data: bytes) -> None:
-        if self._reader is None and not self._arrived(data):
-            self._reader = asyncio.create_task(self._end())
+        if self._ending is None and not self._arrived(data):
+            self._kill()
 
     def _arrived(self, data: bytes) -> bool:
         """Take in a piece of what the worker says; False once there is nothing more to come."""
@@ -454,6 +482,9 @@ class Kernel:
 
     async def _end(self) -> None:
         """The worker is gone, or must go: once it has, tell everybody who waits."""
+        for task in (self._reader, self._writer):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()  # before what they wait for is closed
         try:
             await self.transport.close()
         finally:
@@ -475,7 +506,7 @@ class Kernel:
         if self._ready is not None and self._ready.done() and not self._ready.cancelled():
             self._ready.exception()  # seen; start() may have given up before
 
-    def _receive(self, frame: wire.Frame) -> None:
+    def _receive(self, frame: wire.Heard) -> None:
         kind = frame["type"]
         if kind == "value":
             future = self._requests.pop(frame["id"], None)
@@ -502,15 +533,30 @@ class Kernel:
             self._print(cell, frame["stream"], frame["text"])
         elif frame["id"] <= self._last_call or len(cell.calls) >= MAX_CALLS:
             raise ProtocolError(f"call {frame['id']} twice, or over {MAX_CALLS:,} calls at once")
+        elif len(frame["name"]) > MAX_TEXT or len(self._outbox) > MAX_UNREAD_FRAMES:
+            raise ProtocolError(f"a call of a name that is none, or over {MAX_UNREAD_FRAMES:,} answers left unread")
         else:
             self._last_call = frame["id"]
-            cell.calls[frame["id"]] = asyncio.create_task(self._answer(cell, frame))
-            if cell.stopped is not None:
-                self._drop_calls(cell, INTERRUPTED)
+            self._call(cell, frame)
+
+    def _call(self, cell: _Cell, frame: wire.Heard) -> None:
+        if self._asked + frame.size > self._max_asked or self._unread > MAX_UNREAD:
+            error = f"over {self._max_asked:,} characters of calls at once, or too many answers that wait: ask for less"
+            self._send({"type": "reply", "id": frame["id"], "error": error, "reason": "value"})
+            return
+        size = frame.size
+        task = cell.calls[frame["id"]] = asyncio.create_task(self._answer(cell, frame))
+        self._asked += size
+        task.add_done_callback(lambda _: self._called(size))
+        if cell.stopped is not None:
+            self._drop_calls(cell, INTERRUPTED)
+
+    def _called(self, size: int) -> None:
+        self._asked -= size
 
     def _print(self, cell: _Cell, stream: str, text: str) -> None:
         pieces = _stream(cell.streams, stream)
-        cell.output += len(text)
+        cell.output += len(text) + PIECE
         if cell.output > MAX_OUTPUT:
             raise ProtocolError(f"over {MAX_OUTPUT:,} characters of output")
         pieces.append(text)
@@ -591,7 +637,7 @@ class Kernel:
             self._ending = asyncio.ensure_future(self._end())
 
     async def _cancelled(self, cell: _Cell) -> None:
-        if cell.ended:
+        if cell.ended or (cell.done.done() and not cell.done.cancelled()):
             return  # at the same moment
         loop = asyncio.get_running_loop()
         cell.done = loop.create_future()
@@ -657,6 +703,10 @@ def _unreachable(error: Exception) -> str:
     return f"the worker cannot be reached any more: {type(error).__name__}: {error}"
 
 
+def _length(new: Mapping[str, str], gone: Sequence[str]) -> int:
+    return sum(sum(map(len, texts)) + NAME * len(texts) for texts in (new, new.values(), gone))
+
+
 def _stream(streams: dict[str, list[str]], name: object) -> list[str]:
     if name not in streams:
         raise ProtocolError(f"output on {str(name)[:50]!r}")
@@ -689,7 +739,7 @@ def _check_done(frame: wire.Frame) -> None:
 def _error(data: object) -> CellError:
     match data:
         case {"type": str(kind), "text": str(text)}:
-            return CellError(kind, text)
+            return CellError(kind[:MAX_TEXT], text)
     raise ProtocolError("a 'done' with a malformed error")
 
 

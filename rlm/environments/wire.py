@@ -30,6 +30,17 @@ from rlm.errors import ProtocolError
 
 Frame = dict[str, Any]
 
+
+class Heard(dict[str, Any]):
+    """A frame of a worker's. size: characters of its JSON."""
+
+    __slots__ = ("size",)
+
+    def __init__(self, frame: Frame, size: int) -> None:
+        super().__init__(frame)
+        self.size = size
+
+
 CHUNK = 256 * 1024  # characters of a frame's JSON that ride in one line
 MAX_LINE = 4 * CHUNK  # escaping can double a chunk; ensure_ascii has already been applied to it
 MAX_FRAME = 256 * 1024 * 1024  # characters of a frame put together from parts
@@ -93,7 +104,7 @@ class Wire:
     _held: int = 0
     _broken: bool = False
 
-    def feed(self, data: bytes) -> list[Frame]:
+    def feed(self, data: bytes) -> list[Heard]:
         """The frames that `data` completes. Raises `ProtocolError`, then and ever after, for what no worker sends."""
         if self._broken:
             raise ProtocolError("this worker has broken the protocol before")
@@ -103,7 +114,7 @@ class Wire:
             self._broken = True
             raise
 
-    def _feed(self, data: bytes) -> list[Frame]:
+    def _feed(self, data: bytes) -> list[Heard]:
         if self._rest or not data.endswith(b"\n"):
             self._rest += data
             if b"\n" not in data:
@@ -127,8 +138,10 @@ class Wire:
         if length > self.max_line:
             raise ProtocolError(f"a line of over {self.max_line:,} bytes")
 
-    def _join(self, part: Frame) -> Frame | None:
+    def _join(self, part: Frame) -> Heard | None:
         number = part["id"]
+        if not part["data"].isascii():  # of other text a character may take four bytes
+            raise ProtocolError("a part that is no piece of a frame")
         pieces = self._parts.setdefault(number, [])
         pieces.append(part["data"])
         self._held += len(part["data"]) + PART
@@ -138,13 +151,13 @@ class Wire:
             return None
         text = "".join(self._parts.pop(number))
         self._held -= len(text) + PART * len(pieces)
-        frame = parse(text.encode("utf-8", "surrogatepass"))
+        frame = parse(text.encode("ascii"))
         if frame["type"] == "part":
             raise ProtocolError("a part within parts")
         return frame
 
 
-def parse(line: bytes) -> Frame:
+def parse(line: bytes) -> Heard:
     """One frame of a worker, checked against `FROM_WORKER`. Raises `ProtocolError` with the beginning of the line."""
     try:
         frame = json.loads(line.decode("ascii"))  # of bytes json would also take UTF-16
@@ -164,7 +177,7 @@ def parse(line: bytes) -> Frame:
             raise ProtocolError(f"a {kind} frame whose {name!r} is of the wrong type: {_head(line)}")
     if len(frame) - 1 > sum(name in frame for name in fields):
         raise ProtocolError(f"a {kind} frame with unknown fields: {_head(line)}")
-    return frame
+    return Heard(frame, len(line))
 
 
 def _head(line: bytes) -> str:

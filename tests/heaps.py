@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from rlm.environments.kernel import Kernel
 from rlm.environments.payload import pack
-from rlm.environments.process import ProcessTransport
+from rlm.environments.sandbox.sandbox import Sandbox, Settings
 from rlm.folds import Heap
 from rlm.ports import Part
 from rlm.types import Checkpointed, HeapChange, Lost
@@ -43,9 +43,9 @@ class Session:
 
     async def start(self) -> None:
         self._workers += 1
-        self.work = self.path / f"work-{self._workers}"
-        self.work.mkdir()
-        self.kernel = Kernel(ProcessTransport(self.work, python=self._python))
+        work = self.path / f"work-{self._workers}"  # where a sandbox has no folder of its own
+        work.mkdir()
+        self.kernel = Kernel(await Sandbox(Settings(python=self._python)).connect(work))
         await self.kernel.start()
         for names, value in self.given:
             await self.kernel.load(names, pack(value, self.path))

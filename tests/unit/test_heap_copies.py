@@ -15,21 +15,15 @@ from rlm.environments.process import ProcessTransport
 from rlm.errors import ReplError
 from rlm.ports import Part
 from tests.heaps import Session, content, session
+from tests.processes import children, gone, named, naming, token, wait_until
 from tests.sandboxed import program, python_of
 
 LARGE = "rows = [{'n': n, 'l': [n]} for n in range(60_000)]"
 
 
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def is_zombie(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:1] == ["Z"]
-
-
 async def worker(s: Session) -> int:
-    return int(await s.run("import os; print(os.getpid())"))
+    await s.run(naming(name := token()))
+    return named(name)
 
 
 async def copy_of(pid: int) -> int:
@@ -162,14 +156,7 @@ def test_the_copy_ends_with_its_worker() -> None:
         await s.kernel.close()
         with pytest.raises(WorkerGone):
             await capture
-        with contextlib.suppress(ProcessLookupError):
-            for _ in range(300):
-                os.kill(pid, 0)
-                if is_zombie(pid):
-                    break
-                await asyncio.sleep(0.01)
-            else:
-                pytest.fail("the copy lives on")
+        wait_until(lambda: gone(pid))
         await s.start()
 
     session(script)

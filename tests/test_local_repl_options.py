@@ -447,6 +447,20 @@ def test_after_the_death_of_a_zygote_the_next_session_gets_a_new_one() -> None:
             assert ran(third, "print('fine')") == "fine"
 
 
+def test_nobody_is_given_a_session_of_a_zygote_that_has_just_died() -> None:
+    settings: dict[str, Any] = {"isolation": "namespace", "env": {"OF": "test_just_died"}}
+    with LocalREPL(**settings) as repl:
+        for _ in range(3):
+            zygote = zygote_of(worker(repl))
+            wait_until(lambda at=zygote: len(children(at)) == 3)
+            os.kill(zygote, signal.SIGKILL)
+            while not gone(zygote):
+                pass
+            with LocalREPL(**settings) as other:  # at once: its parent is still there
+                assert "fine" in other.execute_code("print('fine')").stdout
+            assert repl.execute_code("print('anew')").stdout.endswith("anew\n")
+
+
 def test_the_death_of_a_zygote_during_a_cell_is_a_result() -> None:
     with LocalREPL(isolation="namespace", env={"OF": "test_during_a_cell"}) as repl:
         pid = worker(repl)

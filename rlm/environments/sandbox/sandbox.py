@@ -165,9 +165,13 @@ def tried_out(settings: Settings, level: str) -> Zygote | str:
     """The zygote for this level, once a session was set up at it; or why it cannot be had here."""
     try:
         running = zygote(settings.python, config(settings, level))
+        refused = probe(running, level)
+        if refused and not running.is_alive:  # one that others have used, and that has just died
+            running = zygote(settings.python, config(settings, level))
+            refused = probe(running, level)
     except SandboxError as error:
         return str(error)
-    return probe(running, level) or running
+    return refused or running
 
 
 def why_not(settings: Settings) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import subprocess
 import tempfile
@@ -45,6 +46,13 @@ class Session:
         for own in (self.channel, self.files, self.control):
             own.setblocking(False)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its guard has gone."""
+        watched = select.poll()
+        watched.register(self.control, 0)
+        return any(event & select.POLLHUP for _, event in watched.poll(0))
+
     def close(self) -> None:
         for end in (self.channel, self.files, self.control):
             end.close()
@@ -62,6 +70,7 @@ class Zygote:
 
     def __init__(self, python: str, config: Mapping[str, Any]) -> None:
         self.sessions, self.unused_since = 0, time.monotonic()
+        self.has_gone = False  # known before its process has ended, of which the kernel takes its time to clear up
         self.lock = threading.Lock()
         self.spares: list[Session] = []
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -95,9 +104,15 @@ class Zygote:
 
     def session(self, folder: Path | None = None) -> Session:
         """A new session. folder: its own, where it has no file system of its own. Raises `OSError` without a zygote."""
-        with self.lock:
-            spare = self.spares.pop() if self.spares and folder is None else None
-        return spare or Session(self._spawn, folder)
+        while folder is None:
+            with self.lock:
+                if not self.spares:
+                    break
+                spare = self.spares.pop()
+            if not spare.is_over:
+                return spare
+            spare.close()
+        return Session(self._spawn, folder)
 
     def keep_spare(self, count: int) -> None:
         """Have sessions stand ready for those who ask next."""
@@ -112,11 +127,15 @@ class Zygote:
         data = json.dumps(message).encode()
         with self.lock:
             self._control.setblocking(True)
-            socket.send_fds(self._control, [data], descriptors)
+            try:
+                socket.send_fds(self._control, [data], descriptors)
+            except ConnectionError:
+                self.has_gone = True
+                raise
 
     @property
     def is_alive(self) -> bool:
-        return self.process.poll() is None
+        return not self.has_gone and self.process.poll() is None
 
     def release(self) -> None:
         """One session fewer is in use."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,23 @@ def of_thread(pid: int, thread: int) -> Spent:
 def of_process(pid: int) -> Spent:
     """All threads that live."""
     return sum((of_thread(pid, int(task.name)) for task in Path(f"/proc/{pid}/task").iterdir()), Spent())
+
+
+def of_processes(pids: Iterable[int]) -> dict[int, Spent]:
+    """Of each that lives."""
+    found = {}
+    for pid in pids:
+        try:
+            found[pid] = of_process(pid)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def on_all_cores() -> float:
+    """Seconds that the processors of this machine have worked since its start, for whomever."""
+    user, nice, system = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
 
 
 def descendants(pid: int) -> Iterator[int]:

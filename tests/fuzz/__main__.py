@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 
-from tests.fuzz.play import play
+from tests.fuzz.play import Broken, play
 from tests.fuzz.scripts import Script, scripts
 
 STUCK = 60.0  # seconds after which a script that still runs is a hang of the whole process, which tells where
@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--examples", type=int, default=500, help="scripts in a round")
     options = parser.parse_args(arguments)
     began, played, last = time.monotonic(), 0, [""]
+    found: list[str] = []
 
     def lie(script: Script) -> None:
         nonlocal played
@@ -39,6 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         faulthandler.dump_traceback_later(STUCK, exit=True)
         try:
             play(script)
+        except Broken as broken:
+            if not found:
+                print(f"\n{broken}: {script!r}\nnow looking for the smallest one", file=sys.stderr, flush=True)
+            found.append(str(broken))
+            raise
         finally:
             faulthandler.cancel_dump_traceback_later()
 

@@ -48,7 +48,7 @@ class Say:
 
 @dataclass(frozen=True)
 class Bytes:
-    """Anything at all."""
+    """Anything at all. Here and in what guards say, `@[:1000` stands for a thousand brackets (see `spelled`)."""
 
     data: bytes
 
@@ -300,8 +300,8 @@ HOW = (
 )
 rubbish = st.one_of(
     st.binary(max_size=40),
-    st.sampled_from([b"\n", b"\n\n\n", b"{", b"\xff\xfe{\n", b"\xef\xbb\xbf{}\n", b"\x00\n", b"null\n", b"x" * 70_000]),
-    st.sampled_from([b"[" * 100_000 + b"\n", b'{"a":' * 50_000 + b"\n", b"x" * 1_100_000, b'"\\ud800"\n']),
+    st.sampled_from([b"\n", b"\n\n\n", b"{", b"\xff\xfe{\n", b"\xef\xbb\xbf{}\n", b"\x00\n", b"null\n", b"@x:70000"]),
+    st.sampled_from([b"@[:100000\n", b"@{:50000\n", b"@x:1100000", b'"\\ud800"\n']),
 )
 words = st.sampled_from(
     [
@@ -312,13 +312,13 @@ words = st.sampled_from(
             b"null",
             b"{",
             b"\xff",
-            b"[" * 16_000,
-            b"x" * 20_000,
+            b"@[:16000",
+            b"@x:20000",
             b'{"failed": {}}',
             b'{"failed": "no"}',
         ),
         *(b'{"status": -9, "over": "memory"}', b'{"status": "x"}', b'{"status": 1e999}', b'{"status": true}'),
-        *(b'{"status": -' + b"9" * 4_000 + b"}", b'{"status": ' + b"9" * 5_000 + b"}", b'{"status": NaN}'),
+        *(b'{"status": -@9:4000}', b'{"status": @9:5000}', b'{"status": NaN}'),
         *(b'{"over": ["memory"], "status": -9}', b'{"over": {}, "status": null}'),
     ]
 )
@@ -349,6 +349,11 @@ scripts = st.builds(
     st.sampled_from([False, False, True]),
     st.sampled_from([0, 0, 20, 100]),
 )
+
+
+def spelled(data: bytes) -> bytes:
+    """The bytes in full; a script that prints as it is written should fit a screen."""
+    return re.sub(rb"@(.):(\d{1,7})", lambda found: found[1].replace(b"{", b'{"a":') * int(found[2]), data)
 
 
 # -- frames as text ----------------------------------------------------------------------------------------------------

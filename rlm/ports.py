@@ -112,7 +112,10 @@ class SupportsFiles(Protocol):
     """A transport that can hand files over without sending their bytes through frames."""
 
     async def put_file(self, path: Path) -> str:
-        """Make the local file readable for the worker; returns the path the worker opens."""
+        """Make the local file readable for the worker; returns the path the worker opens.
+
+        Raises `ConnectionError` where the worker is gone.
+        """
         ...
 
 
@@ -121,7 +124,7 @@ class SupportsSpool(Protocol):
     """A transport whose worker can write to a file of the host's."""
 
     async def lend_file(self, path: Path) -> str:
-        """Let the worker write to this local file; returns the path the worker opens."""
+        """Let the worker write to this local file; returns the path the worker opens. Raises `ConnectionError`."""
         ...
 
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from rlm.environments.sandbox.sandbox import LEVELS
 from tests.crash import report
 from tests.crash.harness import ROOT, STYLES, Harness, Tally
 from tests.crash.truth import Violation
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the first session; the next ones follow")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--style", choices=list(STYLES), help="how sessions are killed, instead of a mixture")
+    parser.add_argument("--isolation", choices=["auto", *LEVELS], default="auto", help="of the cells")
     parser.add_argument("--length", type=int, help="steps of a session, instead of 4 to 10")
     parser.add_argument("--out", type=Path, help="file for the result, instead of the published one and its page")
     parser.add_argument("--folder", type=Path, help="where sessions lie, and stay where one is violated")
@@ -59,7 +61,10 @@ def _job(options: argparse.Namespace) -> None:
     last = None if options.sessions is None else options.seed + options.sessions
     seeds = itertools.count(options.seed + options.job, options.jobs)
     trace = (lambda line: print(line, file=sys.stderr, flush=True)) if options.trace else None
-    with Harness(options.folder / f"job-{options.job}", trace) as harness, contextlib.suppress(BrokenPipeError):
+    with (
+        Harness(options.folder / f"job-{options.job}", trace, options.isolation) as harness,
+        contextlib.suppress(BrokenPipeError),
+    ):
         for seed in itertools.takewhile(lambda seed: last is None or seed < last, seeds):
             try:
                 said = asdict(harness.session(seed, style=options.style, length=options.length))
@@ -88,7 +93,8 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
                 violations += 1
                 print(f"VIOLATION in the session of seed {said['seed']}: {said['violation']}")
                 again = f"scripts/crash --seed {said['seed']} --sessions 1 --jobs 1 --trace"
-                print(f"once more: {again}{f' --style {options.style}' if options.style else ''}", flush=True)
+                again += f" --isolation {options.isolation}" + (f" --style {options.style}" if options.style else "")
+                print(f"once more: {again}", flush=True)
                 if not options.go_on:
                     break
                 continue
@@ -108,7 +114,9 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     print(f"\n{total}\n{violations} violations, {total.kills / max(seconds, 1e-9):.1f} kills a second", file=sys.stderr)
     if violations:
         return 1
-    result = report.Result(total, violations, options.seed, options.jobs, seconds, report.about(load))
+    result = report.Result(
+        total, violations, options.seed, options.jobs, seconds, report.about(load, options.isolation)
+    )
     report.write(result, options.out or report.RESULT)
     if options.out is None:
         report.PAGE.write_text(report.page(result), encoding="utf-8")

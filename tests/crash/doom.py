@@ -1,6 +1,6 @@
 """A store that ends its own process at the n-th event: before it hands it on, while it is on its way, or after.
 
-It is a Store around another one, and changes nothing of what that one does. `workers` finds the processes that a host
+It is a Store around another one, and changes nothing of what that one does. `family` finds the processes that a host
 has started, for whoever kills those.
 """
 
@@ -18,6 +18,7 @@ from random import Random
 
 from rlm.ports import Content, Lease, Store
 from rlm.types import Recorded, StoredSession
+from tests.processes import children, gone
 
 
 @dataclass(frozen=True)
@@ -32,38 +33,66 @@ class Doom:
     delay: float = 0.0
 
 
-def workers(host: int) -> list[int]:
-    """The processes that are children of this one."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with contextlib.suppress(OSError):
-                fields = (folder / "stat").read_bytes().rpartition(b")")[2].split()
-                if int(fields[1]) == host and fields[0] != b"Z":
-                    found.append(int(folder.name))
-    return sorted(found)
+DEATHS = {"worker": 16, "guard": 3, "zygote": 1}  # what of a session's processes is killed, and how often
 
 
-def strike(host: int, whom: str, rng: Random) -> bool:
-    """Kill what is to be killed; False where it is not there. The host may be this process: it does not return then."""
-    struck = False
+def family(host: int) -> dict[str, list[int]]:
+    """The processes of a host by what they are: the zygotes that sessions are forked from, with those that started
+    them; the guards of sessions, which are their children; and the workers, which are the children of those."""
+    zygotes, guards = [], []
+    for child in living(host):
+        below = living(child)
+        within = [pid for pid in below if depth(pid) > depth(child)]  # in a process namespace: it is its first one
+        zygotes += [child, *within]
+        guards += [pid for one in within for pid in living(one)] if within else below
+    return {"zygote": zygotes, "guard": guards, "worker": [pid for guard in guards for pid in living(guard)]}
+
+
+def living(pid: int) -> list[int]:
+    return [child for child in children(pid) if not gone(child)]
+
+
+def depth(pid: int) -> int:
+    """How many process namespaces know this process."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines() if not gone(pid) else []
+    return next((len(line.split()) for line in lines if line.startswith("NSpid:")), 0)
+
+
+def worked(pid: int) -> int:
+    """Nanoseconds that a process has been at work."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+    except OSError:
+        return 0
+
+
+def strike(host: int, whom: str, rng: Random) -> str:
+    """Kill what is to be killed, and say what that was; "" where it is not there. The host may be this process: it does
+    not return then. A worker that works is more likely to be hit than one that stands ready."""
+    struck = ""
     if whom != "host":
-        children = workers(host)
-        for child in children if whom == "both" else rng.sample(children, min(1, len(children))):
+        found = family(host)
+        kind = rng.choices(list(DEATHS), list(DEATHS.values()))[0]
+        kind = kind if found[kind] else "worker"
+        victims = found[kind]
+        if whom == "worker" and victims:
+            victims = rng.choices(victims, [1 + worked(pid) for pid in victims])
+        for pid in victims:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-                struck = True
+                os.kill(pid, signal.SIGKILL)
+                struck = kind
     if whom != "worker":
         with contextlib.suppress(ProcessLookupError):
             os.kill(host, signal.SIGKILL)
-            struck = True
+            struck = "host"
     return struck
 
 
 class DoomedStore:
-    """`store`, with a count of what is appended through it, by all leases. told: is told of kills of workers."""
+    """`store`, with a count of what is appended through it, by all leases. told: is told of what was killed while the
+    host goes on."""
 
-    def __init__(self, store: Store, dooms: Sequence[Doom], rng: Random, told: Callable[[], None]) -> None:
+    def __init__(self, store: Store, dooms: Sequence[Doom], rng: Random, told: Callable[[str], None]) -> None:
         self.store = store
         self.appended = 0
         self._told = told
@@ -81,8 +110,8 @@ class DoomedStore:
 
     def _strike(self, doom: Doom) -> None:
         time.sleep(doom.delay)
-        if strike(os.getpid(), doom.whom, self._rng):
-            self._told()
+        if struck := strike(os.getpid(), doom.whom, self._rng):
+            self._told(struck)
 
     async def lease(self, name: str, *, wait: float | None = 0.0) -> Lease:
         return DoomedLease(self, await self.store.lease(name, wait=wait))

@@ -7,7 +7,6 @@ other; and single kills of a life that has come from the beginning.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
@@ -18,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -32,6 +31,7 @@ from tests.crash.life import SESSION
 from tests.crash.provider import Billed, Provider
 from tests.crash.script import Script, draw
 from tests.crash.truth import Life, Truth, Violation
+from tests.processes import family, gone
 
 ROOT = Path(__file__).parents[2]
 LONGEST = 90.0  # seconds that a life may take: one that hangs is a violation
@@ -42,21 +42,35 @@ WORKERS_END = 10.0  # seconds that a worker may outlive its host
 
 @dataclass
 class Tally:
-    """What was done. kills: of hosts, of workers, and of both at once. repeated: requests that were in flight at a
-    kill, whose reply is on no record, and which were made again."""
+    """What was done. kills: of hosts, of workers, and of both at once. workers: whose host went on; guards, zygotes:
+    what was hit in place of the worker. repeated: requests that were in flight at a kill, whose reply is on no record,
+    and which were made again."""
 
     sessions: int = 0
     lives: int = 0
     kills: int = 0
     hosts: int = 0
     workers: int = 0
+    guards: int = 0
+    zygotes: int = 0
     events: int = 0
     requests: int = 0
     repeated: int = 0
     styles: dict[str, int] = field(default_factory=dict)
 
     def add(self, other: Tally) -> None:
-        for name in ("sessions", "lives", "kills", "hosts", "workers", "events", "requests", "repeated"):
+        for name in (
+            "sessions",
+            "lives",
+            "kills",
+            "hosts",
+            "workers",
+            "guards",
+            "zygotes",
+            "events",
+            "requests",
+            "repeated",
+        ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for style, times in other.styles.items():
             self.styles[style] = self.styles.get(style, 0) + times
@@ -87,12 +101,17 @@ class Nursery:
         self._orders.close()
         self._process.wait()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
 
 class Harness:
-    """Runs sessions in `folder`. trace: told what happens, a line each."""
+    """Runs sessions in `folder`. trace: told what happens, a line each. isolation: of the cells."""
 
-    def __init__(self, folder: Path, trace: Any = None) -> None:
+    def __init__(self, folder: Path, trace: Any = None, isolation: str = "auto") -> None:
         self.folder = folder
+        self._isolation = isolation
         self._trace = trace or (lambda line: None)
         self._scripts: dict[str, Script] = {}
         self._provider = Provider(self._reply, self._watch)
@@ -142,6 +161,8 @@ class Harness:
             tally.kills += life.strikes
             tally.hosts += life.killed
             tally.workers += life.strikes - life.killed
+            tally.guards += life.struck.count("guard")
+            tally.zygotes += life.struck.count("zygote")
             truth.lived(life, self._logs(folder), self._provider.bill)
             if life.ended:
                 break
@@ -185,7 +206,7 @@ class Harness:
         return portal().run(read())
 
     def _all_well(self, folder: Path) -> None:
-        """The store is whole, nothing is left over in it, and no process works in it."""
+        """The store is whole, nothing is left over in it, and no process of a session's is left."""
 
         async def check() -> Sequence[str]:
             store = SQLiteStore(folder / "store")
@@ -198,7 +219,7 @@ class Harness:
         if wrong := portal().run(check()):
             raise Violation(f"the store is damaged: {wrong}")
         until = time.monotonic() + WORKERS_END
-        while left := list(_working_in(folder)):
+        while left := [pid for pid in family(self._nursery.pid) if not gone(pid)]:
             if time.monotonic() > until:
                 raise Violation(f"processes outlive their host: {left}")
             time.sleep(0.01)
@@ -217,6 +238,7 @@ class Harness:
             "first": len(truth.results),
             "folder": str(folder / "store"),
             "port": self._provider.port,
+            "isolation": self._isolation,
             "errors": str(errors),
             "dooms": [asdict(doom) for doom in dooms],
         }
@@ -231,7 +253,8 @@ class Harness:
             os.close(said)
         status = self._nursery.status()
         life.killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and not hung
-        life.strikes += watching.workers_struck + life.killed
+        life.struck += watching.struck
+        life.strikes = len(life.struck) + life.killed
         life.errors = errors.read_text(errors="replace")[-20_000:] if errors.exists() else ""
         if hung:
             raise Violation(f"a life hangs at step {len(truth.results) + len(life.done)}:\n{life.errors}")
@@ -264,8 +287,8 @@ class Harness:
                 life.logged.append(text)
             case {"failed": text}:
                 life.failed = text
-            case {"struck": _}:
-                life.strikes += 1
+            case {"struck": what}:
+                life.struck.append(what)
             case {"ended": _}:
                 life.ended, life.usage, life.appended = True, what["usage"], what["appended"]
 
@@ -274,7 +297,7 @@ class _Watching:
     """Kills from outside, by the clock and at requests."""
 
     def __init__(self, pid: int, dooms: Sequence[Doom], rng: Random) -> None:
-        self.workers_struck = 0
+        self.struck: list[str] = []
         self._pid, self._rng = pid, rng
         self._requests = [doom for doom in dooms if doom.on == "request"]
         self._seen = {"before": 0, "after": 0}
@@ -299,8 +322,9 @@ class _Watching:
 
     def _strike(self, doom: Doom) -> None:
         with self._guard:
-            if not self._stopped and strike(self._pid, doom.whom, self._rng) and doom.whom == "worker":
-                self.workers_struck += 1
+            struck = "" if self._stopped else strike(self._pid, doom.whom, self._rng)
+            if struck and doom.whom == "worker":
+                self.struck.append(struck)
 
     def stop(self) -> None:
         with self._guard:
@@ -361,11 +385,3 @@ class Style:
 
     def _whom(self) -> str:
         return self._rng.choice(["host", "both"])
-
-
-def _working_in(folder: Path) -> Iterator[str]:
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            with contextlib.suppress(OSError):
-                if str((process / "cwd").readlink()).startswith(str(folder)):
-                    yield process.name

@@ -7,11 +7,13 @@ found again by what the log says of it, as a program of a user's would: nothing 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import gc
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -37,7 +39,7 @@ from tests.crash.script import Script, Step, draw
 CONCURRENCY = 4
 SESSION = "session"
 FOREVER = 3600.0
-KILLED = "killed by SIGKILL"
+KILLED = re.compile("killed by SIGKILL|killed with its sandbox")  # of a worker: alone, or with its guard
 
 
 class Report:
@@ -77,7 +79,7 @@ class Driver:
             try:
                 return self._do(step, before)
             except ReplError as gone:
-                if KILLED not in str(gone):
+                if not KILLED.search(str(gone)):
                     raise
 
     def _do(self, step: Step, before: Sequence[Step]) -> Any:
@@ -122,7 +124,7 @@ class Driver:
             at, end = self._asked(step)
             if isinstance(end, Answered):
                 return end.completion.response
-            if isinstance(end, Failed) and KILLED not in end.message:
+            if isinstance(end, Failed) and not KILLED.search(end.message):
                 raise ModelError(end.message, status=400)
             if at is not None and end is None:
                 unfinished = session.unfinished
@@ -217,9 +219,9 @@ def live(order: Mapping[str, Any], report: Report) -> None:
     """Do what is left of a script. order: see `harness`."""
     logging.getLogger().addHandler(Loud(report))
     script: Script = draw(order["seed"], length=order["length"])
-    rng = Random(order["life"])
+    rng = Random(f"strikes {order['run']} {order['life']}")
     real = SQLiteStore(Path(order["folder"]))
-    store = DoomedStore(real, [Doom(**doom) for doom in order["dooms"]], rng, lambda: report(struck=True))
+    store = DoomedStore(real, [Doom(**doom) for doom in order["dooms"]], rng, lambda struck: report(struck=struck))
     model = Loopback(order["port"], order["run"], order["life"])
 
     def lookup(word: str) -> str:
@@ -234,7 +236,8 @@ def live(order: Mapping[str, Any], report: Report) -> None:
 
     tools = {"lookup": lookup, "effect": effect, "constant": {"a": [1, 2], "n": 3}}
     limits = Limits(depth=2, concurrency=CONCURRENCY)
-    rlm = RLM(model, limits=limits, tools=tools, store=store, idle=script.idle or FOREVER)
+    where = {"isolation": order["isolation"]}
+    rlm = RLM(model, limits=limits, tools=tools, store=store, idle=script.idle or FOREVER, environment_kwargs=where)
     driver = Driver(rlm, store, SESSION, script.idle, real.folder.parent)
     report(opened=len(driver.session.log))
     for number, step in enumerate(script.steps):
@@ -248,8 +251,12 @@ def live(order: Mapping[str, Any], report: Report) -> None:
 
 
 def serve(orders: socket.socket) -> None:
-    """Fork a life for each order that comes with the descriptor of its pipe; say its process id, and how it ended."""
+    """Fork a life for each order that comes with the descriptor of its pipe; say its process id, and how it ended.
+
+    What a life leaves behind becomes a child of this process.
+    """
     gc.freeze()
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
     while True:
         try:
             data, descriptors, _, _ = socket.recv_fds(orders, 1 << 20, 1)
@@ -264,6 +271,9 @@ def serve(orders: socket.socket) -> None:
         os.close(descriptors[0])
         orders.send(json.dumps({"pid": pid}).encode())
         _, status = os.waitpid(pid, 0)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:  # what earlier ones left behind has ended
+                pass
         with contextlib.suppress(ConnectionError):  # the harness was ended meanwhile
             orders.send(json.dumps({"status": status}).encode())
 

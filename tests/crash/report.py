@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.results import about_this_run
+from rlm import LocalREPL
 from tests.crash.harness import ROOT, Tally
 from tests.crash.life import CONCURRENCY
 
@@ -28,10 +29,10 @@ class Result:
     about: Mapping[str, str]
 
 
-def about(load: float) -> Mapping[str, str]:
-    """The machine. load: its average before the run."""
+def about(load: float, isolation: str) -> Mapping[str, str]:
+    """The machine, and the level of isolation. load: its average before the run."""
     known = about_this_run(load)
-    return {name: known[name] for name in SHOWN}
+    return {name: known[name] for name in SHOWN} | {"isolation": LocalREPL(isolation=isolation).isolation}
 
 
 def write(result: Result, path: Path) -> None:
@@ -47,8 +48,11 @@ def read(path: Path = RESULT) -> Result:
 def page(result: Result) -> str:
     """The page for this result."""
     tally = result.tally
+    kills = f"{tally.kills:,}: {tally.hosts:,} of a host, {tally.workers:,} of a worker whose host went on"
+    if tally.guards or tally.zygotes:
+        kills += f", of these {tally.guards:,} by its guard's end, and {tally.zygotes:,} by its zygote's"
     rows = {
-        "kills": f"{tally.kills:,}: {tally.hosts:,} of a host, {tally.workers:,} of a worker whose host went on",
+        "kills": kills,
         "violations": f"**{result.violations:,}**",
         "sessions": f"{tally.sessions:,}, killed in {_counted(tally.styles)}",
         "lives of a host": f"{tally.lives:,}",
@@ -73,13 +77,15 @@ TEXT = """\
 <!-- Made by `python -m tests.crash.report` from bench/results/crash.json and the text there. A test compares them. -->
 
 What a session promises about the end of its process is tested by ending it: `SIGKILL`, sent to the host, to the worker
-that holds the variables, or to both, at random instants and at every event of the log. The session is opened in a new
-process, goes on, and is killed again. `scripts/crash` does this as often as one likes, the tests for a moment.
+that holds the variables, or to both, at random instants and at every event of the log. Now and then it is the guard of
+a sandbox that is hit instead of its worker, or the zygote that all of a host's sandboxes were forked from. The session
+is opened in a new process, goes on, and is killed again. `scripts/crash` does this as often as one likes, the tests for
+a moment.
 
 <figures>
 
 A run ends with the first violation, so that these figures exist only where there was none. `scripts/crash --kills
-10000` takes them again; `--minutes`, `--seed` and `--jobs` do what they say.
+10000` takes them again; `--minutes`, `--seed`, `--jobs` and `--isolation` do what they say.
 
 ## What is true after every kill
 
@@ -96,7 +102,7 @@ A run ends with the first violation, so that these figures exist only where ther
   was told.
 - **What cannot be saved is told.** A generator or a lock is there, or it is named in the report of a restore.
 - **A tool with `retry="never"` is called once by a cell**, however often its host is killed meanwhile.
-- The store passes its own check, nothing in it is left over, and no worker outlives its host.
+- The store passes its own check, nothing in it is left over, and no process of a session's outlives its host.
 
 Sessions whose cells use the clock, random numbers and racing threads have no twin: they are only never stranded, lose
 nothing, and ask for nothing twice.

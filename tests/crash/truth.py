@@ -31,7 +31,8 @@ class Violation(Exception):
 
 @dataclass
 class Life:
-    """What is known of one life. done: results by the numbers of the steps; strikes: kills that met somebody."""
+    """What is known of one life. done: results by the numbers of the steps; struck: what of a session's processes was
+    hit while the host went on; strikes: kills that met somebody."""
 
     number: int
     dooms: Sequence[Any] = ()
@@ -42,6 +43,7 @@ class Life:
     appended: int = 0
     failed: str | None = None
     ended: bool = False
+    struck: list[str] = field(default_factory=list)
     strikes: int = 0
     killed: bool = False
     errors: str = ""
@@ -185,7 +187,7 @@ class Truth:
         """No request was made where all of its kind were on record. A cell that took its worker along is tried again,
         by the model or the user, which may repeat its requests."""
         assert self.twin is not None
-        tries = 1 + sum(KILLED in failed.message for failed in self._events(Failed))
+        tries = 1 + sum(bool(KILLED.search(failed.message)) for failed in self._events(Failed))
         tries += sum(
             ran.result.error is not None and ran.result.error.type == "WorkerDied" for ran in self._events(Ran)
         )
@@ -272,7 +274,7 @@ def _counts(history: Sequence[Mapping[str, str]]) -> bool:
     """False for a turn that was asked again: its input had not arrived when its process ended, or no worker lived long
     enough to begin it."""
     last = history[-1]["content"]
-    return not (last.startswith(DISCARDED) or (last.startswith(WITHOUT) and KILLED in last))
+    return not (last.startswith(DISCARDED) or (last.startswith(WITHOUT) and KILLED.search(last)))
 
 
 def _shown(history: Sequence[Mapping[str, str]], script: Script) -> Any:

@@ -20,6 +20,7 @@ import pytest
 from pydantic import BaseModel
 
 from rlm import RLM, Limits, ScriptedModel, Session
+from rlm.environments.sandbox import cgroups
 from rlm.errors import (
     CancellationError,
     ConfigurationError,
@@ -644,6 +645,35 @@ def test_a_program_that_ends_without_closing_leaves_no_worker() -> None:
     )
     assert ended.stderr == ""
     assert gone(int(ended.stdout))
+
+
+@pytest.mark.skipif(cgroups.home() is None, reason="no groups can be made here")
+def test_the_groups_of_a_host_that_was_killed_are_removed_by_the_next_one() -> None:
+    script = """
+        import os, sys, time
+        from rlm import RLM, ScriptedModel
+        from rlm.environments.sandbox import cgroups
+        rlm = RLM(ScriptedModel([]), persistent=True)
+        rlm.session().run("x = 1")
+        folder = cgroups.home().folder
+        while not list(folder.glob(f"rlm-{os.getpid()}-*")):
+            time.sleep(0.002)
+        print(len(list(folder.glob(f"rlm-{sys.argv[1]}-*"))), flush=True)
+        os.kill(os.getpid(), 9)
+    """
+
+    def run(other: int) -> tuple[int, int]:
+        command = [sys.executable, "-c", textwrap.dedent(script), str(other)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+            assert process.stdout is not None
+            return process.pid, int(process.stdout.read())
+
+    first, _ = run(0)
+    home = cgroups.home()
+    assert home is not None
+    [left] = home.folder.glob(f"rlm-{first}-*")
+    until(lambda: not (left / "cgroup.procs").read_text())
+    assert run(first)[1] == 0
 
 
 def test_what_is_missing_for_a_session_is_said_when_it_is_opened() -> None:

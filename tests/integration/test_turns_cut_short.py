@@ -19,8 +19,11 @@ import pytest
 from rlm import RLM, Limits, ScriptedModel, Session
 from rlm.environments.process import ProcessTransport
 from rlm.environments.repl import Namespace
+from rlm.environments.sandbox.sandbox import Sandbox, Settings
 from rlm.errors import ModelError, SandboxError, TimeoutExceededError
+from rlm.ports import Transport
 from rlm.types import Answered, Asked, ContextAdded, Event, Failed, Messages
+from tests.processes import named, naming, token
 from tests.turns import cell, opening, submit
 
 DRAFT = cell("answer['content'] = 'half an answer'")
@@ -184,16 +187,16 @@ def test_a_list_that_changed_since_is_another_input() -> None:
 def test_a_history_starts_no_worker_and_the_next_worker_has_it() -> None:
     workers: list[Path] = []
 
-    def connect(folder: Path) -> ProcessTransport:
+    async def connect(folder: Path) -> Transport:
         workers.append(folder)
-        return ProcessTransport(folder)
+        return await Sandbox(Settings()).connect(folder)
 
     async def go() -> None:
         namespace = Namespace(connect)
         try:
             await namespace.put_context("input")
-            pid = (await namespace.run("import os\nx = 1\nprint(os.getpid())")).stdout
-            os.kill(int(pid), signal.SIGKILL)
+            name = (await namespace.run(f"import os\nx = 1\nprint({naming(token())}, end='')")).stdout
+            os.kill(named(name), signal.SIGKILL)
             await asyncio.to_thread(until, lambda: namespace._kernel is None or namespace._kernel.dead)
             assert await namespace.put_history([{"role": "user", "content": "What?"}]) == 0
             assert (len(workers), namespace.histories) == (1, 1)
@@ -205,6 +208,31 @@ def test_a_history_starts_no_worker_and_the_next_worker_has_it() -> None:
             await namespace.close()
 
     asyncio.run(go())
+
+
+def test_a_worker_that_dies_before_it_is_handed_a_file_is_replaced() -> None:
+    workers: list[Path] = []
+
+    class Dying(ProcessTransport):
+        async def put_file(self, path: Path) -> str:
+            if len(workers) == 1:
+                raise ConnectionError("nobody is there")
+            return await super().put_file(path)
+
+    def connect(folder: Path) -> ProcessTransport:
+        workers.append(folder)
+        return Dying(folder)
+
+    async def go() -> None:
+        namespace = Namespace(connect)
+        try:
+            assert await namespace.put_context("a" * 1_000_000) == 0
+            assert (await namespace.run("print(len(context))")).stdout == "1000000\n"
+        finally:
+            await namespace.close()
+
+    asyncio.run(go())
+    assert len(workers) == 2
 
 
 # -- what stays in the log -----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,10 @@ def home() -> Home | None:
                 for above in (folder.parent, folder):  # a group that holds processes has no groups below it
                     if above.is_relative_to(mount) and "memory" in _read(above / "cgroup.subtree_control").split():
                         places.append(Home(above, "memory.max", "memory.events"))
-    return next((place for place in places if _works(place)), None)
+    found = next((place for place in places if _works(place)), None)
+    if found is not None:
+        _tidy(found.folder)
+    return found
 
 
 def _read(path: Path) -> str:
@@ -50,6 +54,14 @@ def _read(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
+
+
+def _tidy(folder: Path) -> None:
+    """Remove the groups of hosts that were killed: the kernel keeps each until then, and has only so many."""
+    for left in folder.glob("rlm-*-*"):
+        if not Path("/proc", left.name.split("-")[1]).exists():
+            with contextlib.suppress(OSError):  # there are processes in it
+                left.rmdir()
 
 
 def _works(place: Home) -> bool:
@@ -65,7 +77,7 @@ class MemoryGroup:
     """A group whose processes may have `limit` bytes together. Raises `OSError` where it cannot be made."""
 
     def __init__(self, place: Home, limit: int) -> None:
-        self._place, self._folder = place, place.folder / f"rlm-{uuid.uuid4().hex[:12]}"
+        self._place, self._folder = place, place.folder / f"rlm-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self._folder.mkdir()
         try:
             (self._folder / place.limit).write_text(str(limit))
@@ -88,7 +100,7 @@ class MemoryGroup:
 
     def remove(self) -> None:
         """Once its processes are gone."""
-        with contextlib.suppress(OSError):  # one is left over where a process does not end; it costs nothing
+        with contextlib.suppress(OSError):  # left over where a process does not end, until another host tidies up
             self._folder.rmdir()
 
 

@@ -21,7 +21,7 @@ from rlm.environments.process import CLOUDPICKLE, WORKER_FOLDER, ProcessTranspor
 from rlm.environments.sandbox import plan, syscalls
 from rlm.environments.sandbox.filter import program
 from rlm.environments.sandbox.transport import SandboxTransport
-from rlm.environments.sandbox.zygotes import Zygote, zygote
+from rlm.environments.sandbox.zygotes import WORDLESS, Zygote, zygote
 from rlm.errors import ConfigurationError, SandboxError
 from rlm.portal import in_thread
 from rlm.ports import Transport
@@ -166,7 +166,7 @@ def tried_out(settings: Settings, level: str) -> Zygote | str:
     try:
         running = zygote(settings.python, config(settings, level))
         refused = probe(running, level)
-        if refused and not running.is_alive:  # one that others have used, and that has just died
+        if refused == WORDLESS or (refused and not running.is_alive):  # what is killed says nothing about the level
             running = zygote(settings.python, config(settings, level))
             refused = probe(running, level)
     except SandboxError as error:
@@ -212,6 +212,8 @@ def probe(running: Zygote, level: str) -> str | None:
         (work := Path(folder, "work")).mkdir()
         try:
             session = running.session(work if level == "landlock" else None)
+        except ConnectionError:
+            return WORDLESS
         except OSError as error:
             return f"no session can be started: {error}"
         try:
@@ -223,7 +225,9 @@ def probe(running: Zygote, level: str) -> str | None:
             while message := session.control.recv(1 << 14):
                 if failed := json.loads(message).get("failed"):
                     return str(failed)
-            return "its worker ended at once"
+            return WORDLESS
+        except ConnectionError:
+            return WORDLESS
         except (OSError, ValueError) as error:
             return f"its worker did not start: {error}"
         finally:

@@ -97,6 +97,7 @@ def enter(control: socket.socket, config: dict[str, Any]) -> None:
         os.setresgid(LEADER, LEADER, LEADER)
         os.setresuid(LEADER, LEADER, LEADER)
         linux.prctl(linux.DUMPABLE, 1)  # a change of user took it away, and with it the right to map sessions' users
+    linux.prctl(linux.DIE_WITH_PARENT, signal.SIGKILL)  # whose end is the end of the zygote, to the host
     asking.close()
 
 

@@ -23,6 +23,11 @@ from rlm.errors import SandboxError
 PROGRAM = Path(__file__).with_name("zygote.py")
 START_SECONDS = 30.0  # a zygote that is not ready by then has failed
 UNUSED_SECONDS = 30.0  # after which a zygote without sessions is ended, when another one is started
+WORDLESS = "it ended without a word"  # as what is killed does
+
+
+class Killed(SandboxError):
+    """A zygote ended before it was ready, and did not say why."""
 
 
 class Session:
@@ -91,7 +96,9 @@ class Zygote:
             ours.settimeout(START_SECONDS)
             ours.send(json.dumps({**config, "root": folder}).encode())
             said = ours.recv(1 << 16)
-            failed = json.loads(said).get("failed") if said else "it ended"
+            failed = json.loads(said).get("failed") if said else WORDLESS
+        except ConnectionError:
+            failed = WORDLESS
         except (OSError, ValueError) as error:
             failed = str(error)
         finally:
@@ -99,7 +106,7 @@ class Zygote:
                 Path(folder).rmdir()
         if failed:
             self.close()
-            raise SandboxError(failed)
+            raise Killed(failed) if failed == WORDLESS else SandboxError(failed)
         ours.setblocking(False)
 
     def session(self, folder: Path | None = None) -> Session:
@@ -180,7 +187,10 @@ def zygote(python: str, config: Mapping[str, Any]) -> Zygote:
                 return found
         if found is not None:
             found.close()  # of one that has ended the sockets are left
-        made = Zygote(python, config)
+        try:
+            made = Zygote(python, config)
+        except Killed:  # by somebody, perhaps, who does not do so again
+            made = Zygote(python, config)
         with _lock:
             _zygotes[key] = made
             unused = [

@@ -411,7 +411,7 @@ def test_without_a_file_nothing_is_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("modle = 1", "unknown name 'modle'; known are limits, model, store, sub_model"),
+        ("modle = 1", "unknown name 'modle'; known are isolation, limits, model, store, sub_model"),
         ("model = 1", "model = 1: give a text such as 'openai:gpt-5'"),
         ("limits = 1", r"limits = 1: give a table \[limits\]"),
         ("[limits]\ndollars = 1", "unknown limit 'dollars'; known are usd, seconds, "),

@@ -5,16 +5,22 @@ The last tests take what a run found and spoil it: a check that finds nothing wr
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import os
+import signal
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rlm import LocalREPL
 from rlm.types import Answered, Called, Ran, Recorded, Replied
 from tests.crash import report
+from tests.crash.doom import family
 from tests.crash.harness import Harness
 from tests.crash.life import SESSION
 from tests.crash.provider import Billed
@@ -36,6 +42,25 @@ def test_sessions_that_are_killed_anywhere_are_those_that_nobody_killed(harness:
 def test_so_are_those_that_are_killed_at_one_event_after_the_other(harness: Harness) -> None:
     tallies = [harness.session(seed, style="sweep", length=3, lives=20) for seed in (3, 105, 112)]
     assert sum(tally.kills for tally in tallies) >= 3
+
+
+def test_a_zygote_that_is_killed_while_it_starts_does_not_lower_the_level() -> None:
+    with LocalREPL() as repl:
+        usual = repl.isolation
+    for delay in (0.005, 0.02, 0.04, 0.06, 0.08):
+        before = family(os.getpid())["zygote"]
+        killer = threading.Timer(delay, lambda before=before: kill(set(family(os.getpid())["zygote"]) - set(before)))
+        killer.start()
+        with LocalREPL(env={"DELAY": str(delay)}) as repl:
+            assert repl.isolation == usual
+            killer.join()
+            assert repl.execute_code("print(1)").stdout == "1\n"
+
+
+def kill(pids: Collection[int]) -> None:
+    for pid in sorted(pids)[-1:]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_a_script_is_drawn_from_its_seed_alone() -> None:

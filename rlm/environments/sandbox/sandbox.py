@@ -167,6 +167,7 @@ def tried_out(settings: Settings, level: str) -> Zygote | str:
         running = zygote(settings.python, config(settings, level))
         refused = probe(running, level)
         if refused == WORDLESS or (refused and not running.is_alive):  # what is killed says nothing about the level
+            running.wait(0.1)
             running = zygote(settings.python, config(settings, level))
             refused = probe(running, level)
     except SandboxError as error:

@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -77,8 +78,11 @@ def enter(control: socket.socket, config: dict[str, Any]) -> None:
         asking.close()
         control.close()
         if uid is not None and answering.recv(1):
-            map_users(str(pid), uid, uid)
-            answering.send(b"!")
+            try:
+                map_users(str(pid), uid, uid)
+                answering.send(b"!")
+            except OSError as error:
+                answering.send(str(error).encode())
         os.waitpid(pid, 0)
         os._exit(0)
     answering.close()
@@ -90,15 +94,31 @@ def enter(control: socket.socket, config: dict[str, Any]) -> None:
     if users is not None:
         os.close(users)
         linux.unshare(linux.NEW_USER)
-        asking.send(b"?")
-        if not asking.recv(1):
-            raise OSError("the users of the sandbox could not be mapped")
+        said = ask(asking)
+        if said != b"!":
+            raise OSError("the users of the sandbox could not be mapped: " + said.decode("utf-8", "replace"))
         os.setgroups([])
         os.setresgid(LEADER, LEADER, LEADER)
         os.setresuid(LEADER, LEADER, LEADER)
         linux.prctl(linux.DUMPABLE, 1)  # a change of user took it away, and with it the right to map sessions' users
     linux.prctl(linux.DIE_WITH_PARENT, signal.SIGKILL)  # whose end is the end of the zygote, to the host
+    if select.select([asking], [], [], 0)[0]:
+        os._exit(1)  # it has ended already
     asking.close()
+
+
+def ask(parent: socket.socket) -> bytes:
+    """Have the parent map the users of this process. It says how that went; where it says nothing it was killed, which
+    tells nothing about this machine, and is not to be told as if it did.
+    """
+    try:
+        parent.send(b"?")
+        said = parent.recv(1000)
+    except ConnectionError:
+        said = b""
+    if not said:
+        os._exit(1)
+    return said
 
 
 def chosen_user(config: dict[str, Any]) -> int | None:

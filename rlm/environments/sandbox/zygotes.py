@@ -144,6 +144,11 @@ class Zygote:
     def is_alive(self) -> bool:
         return not self.has_gone and self.process.poll() is None
 
+    def wait(self, seconds: float) -> None:
+        """Until it has ended, should it be about to."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+
     def release(self) -> None:
         """One session fewer is in use."""
         self.sessions -= 1

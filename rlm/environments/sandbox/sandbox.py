@@ -89,11 +89,15 @@ class Settings:
                 raise ConfigurationError(f"extra_paths: {path!r}: {how!r}: give absolute paths, and 'ro' or 'rw'")
 
 
+_tried: dict[str, tuple[str, Zygote]] = {}  # by what sessions are set up as: the level that worked, and its zygote
+
+
 class Sandbox:
     """Makes workers for `settings`. Nothing is tried before the first one, or before somebody asks for the level."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._key = repr((settings, worker_environment(WORK)))
         self._level: str | None = None
         self._zygote: Zygote | None = None
         self._lock = threading.Lock()
@@ -108,7 +112,7 @@ class Sandbox:
 
     async def connect(self, folder: Path) -> Transport:
         """The transport to a new worker. Raises `SandboxError`."""
-        level = self._level or await in_thread(lambda: self.level)
+        level = self._level or self._known() or await in_thread(lambda: self.level)
         settings = self.settings
         if level == "none" and not has_zygotes():
             return ProcessTransport(folder, python=settings.python, env=settings.env)
@@ -144,15 +148,26 @@ class Sandbox:
             self._zygote = zygote(self.settings.python, config(self.settings, self._level))
             return self._zygote
 
+    def _known(self) -> str | None:
+        """The level that was tried out for other sessions that are set up alike, as long as their zygote lives."""
+        level, running = _tried.get(self._key, ("", None))
+        if running is None or not running.is_alive:
+            return None
+        self._level, self._zygote = level, running
+        return level
+
     def _choose(self) -> str:
         wanted = self.settings.isolation
         if wanted == "none":
             return "none"
+        if known := self._known():
+            return known
         reasons = []
         for level in ("namespace", "landlock") if wanted == "auto" else (wanted,):
             tried = unsupported(level) or tried_out(self.settings, level)
             if isinstance(tried, Zygote):
                 self._zygote = tried
+                _tried[self._key] = level, tried
                 return level
             reasons.append(f"{level}: {tried}")
         raise SandboxError(

@@ -69,10 +69,11 @@ def descendants(pid: int) -> Iterator[int]:
 
 
 def private_memory(pid: int) -> int:
-    """Bytes of anonymous memory of a process; what several share counts in parts. 0 once it is gone."""
+    """Bytes of anonymous memory of a process; what several share counts in parts. 0 once it is gone, and where
+    only root may look, at the guard of a sandbox."""
     try:
         return int(_fields(Path(f"/proc/{pid}/smaps_rollup"))["Pss_Anon"].split()[0]) * 1024
-    except (FileNotFoundError, ProcessLookupError, KeyError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError, KeyError):
         return 0
 
 

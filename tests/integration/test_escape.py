@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.escape import hosts
+from tests.escape import hosts, report
 from tests.escape.__main__ import wrong
 from tests.escape.payloads import GROUPS
 
@@ -58,3 +58,8 @@ def test_names_are_told_apart() -> None:
     assert len(names) >= 110
     for group, payloads in GROUPS.items():
         assert len({payload.name for payload in payloads}) == len(payloads), group
+
+
+def test_the_page_says_what_came_out() -> None:
+    text = report.PAGE.read_text(encoding="utf-8")
+    assert text == report.page(text, report.read()), "bring it up to date with: python -m tests.escape.report"

@@ -60,7 +60,7 @@ class Guard:
         watched = select.poll()
         watched.register(self.control, select.POLLIN)
         watched.register(self.woken, select.POLLIN)
-        status, due = self.reap(), time.monotonic() + RESTING  # until then it has hardly begun
+        status, due = self.reap(), time.monotonic() + RUNNING  # until then it has hardly begun
         while status is None:
             ready = [fd for fd, _ in watched.poll(max(0.0, due - time.monotonic()) * 1000)]
             if self.control.fileno() in ready and not self.obey():

@@ -124,6 +124,7 @@ end()
         + """
 with decisive:
     in_children(200, lambda: None)
+    time.sleep(1.5)  # a guard that counts them does so now and then
     got(living(), "processes")
 end()
 """,

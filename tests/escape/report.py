@@ -21,8 +21,8 @@ def section(result: Mapping[str, Any]) -> str:
         lines.append(f"| {run['host']} | `{run['level']}` | {run['succeeded']} of {run['payloads']} |")
     lines += [
         "",
-        f"<sub>Linux {about['kernel']} on {about['machine']}, {about['date']}; `python -m tests.escape` takes them again. "
-        "At `none` they are to succeed, but for what needs rights that the user has not.</sub>",
+        f"<sub>Linux {about['kernel']} on {about['machine']}, {about['date']}; "
+        "`python -m tests.escape` takes them again. At `none` they are to succeed, but for what needs rights that the user has not.</sub>",
     ]
     return "\n".join(lines)
 

@@ -22,7 +22,8 @@ def section(result: Mapping[str, Any]) -> str:
     lines += [
         "",
         f"<sub>Linux {about['kernel']} on {about['machine']}, {about['date']}; "
-        "`python -m tests.escape` takes them again. At `none` they are to succeed, but for what needs rights that the user has not.</sub>",
+        "`python -m tests.escape` takes them again. "
+        "At `none` they are to succeed, but for what needs rights that the user has not.</sub>",
     ]
     return "\n".join(lines)
 

@@ -90,12 +90,13 @@ def test_many_files_do_not_hold_up_the_next_cell() -> None:
 def test_nothing_is_put_outside_of_the_folder(path: str) -> None:
     async def script(s: Session) -> None:
         await s.run("import os; os.mkdir('../outside'); os.symlink('../outside', 'link')")
+        beside = await s.run("print(sorted(os.listdir('..')))")
         digest = "5feceb66ffc86f38d952786c6d696c79c2dbc239dd4e91b46729d73a27fb57e9"
         image = HeapImage(files={path: SavedFile(digest, 1)})
         lost = await s.kernel.restore(image, {digest: b"0"})
         assert list(lost) == ["./" + path]
         assert await s.run("import os; print(os.listdir('../outside'), os.path.exists('/tmp/out-of-it'))") == "[] False"
-        assert await s.run("print(sorted(os.listdir('..')))") == "['outside', 'work']"
+        assert await s.run("print(sorted(os.listdir('..')))") == beside
 
     session(script)
 

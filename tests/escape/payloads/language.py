@@ -246,7 +246,10 @@ with decisive:
         """
 with decisive:
     import site
+    own = os.stat("/tmp/work").st_dev if os.path.exists("/tmp/work") else None  # what is made there is nobody else's
     for folder in {*site.getsitepackages(), site.getusersitepackages(), *sys.path}:
+        if own is not None and os.path.isdir(folder) and os.stat(folder).st_dev == own:
+            continue
         try:
             with open(os.path.join(folder, "escape-nothing.pth"), "x"):
                 pass
